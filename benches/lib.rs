@@ -1,0 +1,1 @@
+//! What the benches share. Each `benches/<crate>.rs` answers questions about one crate.

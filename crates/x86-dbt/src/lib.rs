@@ -1,0 +1,9 @@
+#![doc = include_str!("../README.md")]
+
+mod platform;
+
+pub use platform::{Clock, InterruptSource, Mmio, Platform, PortIo};
+
+/// One virtual processor.
+#[derive(Debug)]
+pub struct Cpu;

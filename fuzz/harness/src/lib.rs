@@ -1,0 +1,1 @@
+//! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
