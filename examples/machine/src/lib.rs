@@ -1,0 +1,1 @@
+//! The PC that the example VMMs share: composition only.
