@@ -1,0 +1,128 @@
+//! What the walker must know of a paging-structure format.
+
+use crate::{Exchange, Gpa, TableMemory};
+
+/// One format of paging structures, for instance 4-level paging.
+///
+/// The walk in `walk.rs` is written once over this trait. Levels count down to the leaf level 1.
+/// Input addresses are plain numbers here, for they are virtual in one format and guest physical in
+/// another.
+pub(crate) trait Format {
+    /// The control registers, and what is precomputed from them.
+    type Context;
+    /// An entry: `u32` or `u64`.
+    type Entry: Entry;
+    type Access: Copy;
+    type Translation;
+    type Fault;
+
+    /// Rights that no entry has taken away yet.
+    const ALL_RIGHTS: Self::Entry;
+
+    /// The level and table where the walk of `input` begins.
+    fn root(
+        context: &Self::Context,
+        input: u64,
+        access: Self::Access,
+    ) -> Result<(u8, Gpa), Self::Fault>;
+
+    /// Byte offset of the entry for `input` in a table of `level`.
+    fn offset(input: u64, level: u8) -> u64;
+
+    /// Whether the walk may pass `entry` as it stands: present, no reserved bit set, and, if this
+    /// walk is one that marks entries, already marked as accessed.
+    fn passes(context: &Self::Context, marking: bool, level: u8, entry: Self::Entry) -> bool;
+
+    /// The fault that `entry` causes by being absent or malformed, if it does.
+    fn refusal(
+        context: &Self::Context,
+        input: u64,
+        level: u8,
+        entry: Self::Entry,
+        access: Self::Access,
+    ) -> Option<Self::Fault>;
+
+    /// Whether `entry` maps a page instead of referencing a table.
+    fn is_leaf(context: &Self::Context, level: u8, entry: Self::Entry) -> bool;
+
+    /// The table that `entry` references.
+    fn table(entry: Self::Entry) -> Gpa;
+
+    /// What remains of `rights` below `entry`.
+    fn narrow(rights: Self::Entry, level: u8, entry: Self::Entry) -> Self::Entry;
+
+    /// Whether `rights`, which include the leaf's, allow `access`.
+    fn permits(
+        context: &Self::Context,
+        rights: Self::Entry,
+        leaf: Self::Entry,
+        access: Self::Access,
+    ) -> bool;
+
+    /// The fault of an `access` that is not permitted.
+    fn denial(
+        context: &Self::Context,
+        input: u64,
+        rights: Self::Entry,
+        leaf: Self::Entry,
+        access: Self::Access,
+    ) -> Self::Fault;
+
+    /// A table-referencing `entry` after the walk has used it.
+    fn mark_table(level: u8, entry: Self::Entry) -> Self::Entry;
+
+    /// The leaf after `access` went through it.
+    fn mark_leaf(leaf: Self::Entry, access: Self::Access) -> Self::Entry;
+
+    fn translation(
+        context: &Self::Context,
+        input: u64,
+        level: u8,
+        rights: Self::Entry,
+        leaf: Self::Entry,
+    ) -> Self::Translation;
+}
+
+/// The width of an entry.
+pub(crate) trait Entry: Copy + Eq + Into<u64> {
+    fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error>;
+
+    fn compare_exchange<M: TableMemory>(
+        memory: &M,
+        at: Gpa,
+        current: Self,
+        new: Self,
+    ) -> Exchange<Self, M::Error>;
+}
+
+impl Entry for u32 {
+    #[inline]
+    fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error> {
+        memory.load_u32(at)
+    }
+
+    fn compare_exchange<M: TableMemory>(
+        memory: &M,
+        at: Gpa,
+        current: Self,
+        new: Self,
+    ) -> Exchange<Self, M::Error> {
+        memory.compare_exchange_u32(at, current, new)
+    }
+}
+
+impl Entry for u64 {
+    #[inline]
+    fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error> {
+        memory.load_u64(at)
+    }
+
+    fn compare_exchange<M: TableMemory>(
+        memory: &M,
+        at: Gpa,
+        current: Self,
+        new: Self,
+    ) -> Exchange<Self, M::Error> {
+        memory.compare_exchange_u64(at, current, new)
+    }
+}
