@@ -1,4 +1,8 @@
 //! Random paging structures in a small memory, from a seed.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "random numbers are cut to size"
+)]
 
 use guest_paging::x86::{self, Attributes, PageFault, Pdptes, Processor, Registers, Vendor};
 use guest_paging::x86::{Context, Translation};
@@ -10,7 +14,7 @@ use super::model::{Image, Mapped, Outcome, Question};
 /// Two regions with a hole between them.
 pub(crate) const REGIONS: [(u64, usize); 2] = [(0, 0x8000), (0x10_0000, 0x8000)];
 
-/// Numbers that follow from a seed (SplitMix64, Steele et al. 2014).
+/// Numbers that follow from a seed (`SplitMix64`, Steele et al. 2014).
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {

@@ -1,6 +1,10 @@
 //! Address translation as the manuals tell it: slow, one rule after the other, and built unlike
 //! the walker. It first collects the entries that control the address, then asks questions of the
 //! whole list.
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "indexes and keys are few bits"
+)]
 
 use guest_paging::x86::{Access, AccessKind, Pdptes, Privilege, Processor, Registers, Vendor};
 
