@@ -16,8 +16,8 @@ pub(crate) trait Format {
     type Translation;
     type Fault;
 
-    /// Rights that no entry has taken away yet.
-    const ALL_RIGHTS: Self::Entry;
+    /// Rights that the entries so far deny: none.
+    const NOTHING_DENIED: Self::Entry;
 
     /// The level and table where the walk of `input` begins.
     fn root(
@@ -48,13 +48,13 @@ pub(crate) trait Format {
     /// The table that `entry` references.
     fn table(entry: Self::Entry) -> Gpa;
 
-    /// What remains of `rights` below `entry`.
-    fn narrow(rights: Self::Entry, level: u8, entry: Self::Entry) -> Self::Entry;
+    /// What is denied by `entry` and by those above it, which denied `denied`.
+    fn deny(denied: Self::Entry, level: u8, entry: Self::Entry) -> Self::Entry;
 
-    /// Whether `rights`, which include the leaf's, allow `access`.
+    /// Whether `access` is permitted, where the leaf and all above it have denied `denied`.
     fn permits(
         context: &Self::Context,
-        rights: Self::Entry,
+        denied: Self::Entry,
         leaf: Self::Entry,
         access: Self::Access,
     ) -> bool;
@@ -63,7 +63,7 @@ pub(crate) trait Format {
     fn denial(
         context: &Self::Context,
         input: u64,
-        rights: Self::Entry,
+        denied: Self::Entry,
         leaf: Self::Entry,
         access: Self::Access,
     ) -> Self::Fault;
@@ -78,7 +78,7 @@ pub(crate) trait Format {
         context: &Self::Context,
         input: u64,
         level: u8,
-        rights: Self::Entry,
+        denied: Self::Entry,
         leaf: Self::Entry,
     ) -> Self::Translation;
 }
@@ -86,6 +86,8 @@ pub(crate) trait Format {
 /// The width of an entry.
 pub(crate) trait Entry: Copy + Eq + Into<u64> {
     fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error>;
+
+    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self>;
 
     fn compare_exchange<M: TableMemory>(
         memory: &M,
@@ -96,9 +98,14 @@ pub(crate) trait Entry: Copy + Eq + Into<u64> {
 }
 
 impl Entry for u32 {
-    #[inline]
+    #[inline(always)]
     fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error> {
         memory.load_u32(at)
+    }
+
+    #[inline(always)]
+    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self> {
+        memory.peek_u32(at)
     }
 
     fn compare_exchange<M: TableMemory>(
@@ -112,9 +119,14 @@ impl Entry for u32 {
 }
 
 impl Entry for u64 {
-    #[inline]
+    #[inline(always)]
     fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error> {
         memory.load_u64(at)
+    }
+
+    #[inline(always)]
+    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self> {
+        memory.peek_u64(at)
     }
 
     fn compare_exchange<M: TableMemory>(

@@ -34,6 +34,20 @@ pub trait TableMemory {
     /// Returns the reason why no memory answers at `at`.
     fn load_u64(&self, at: Gpa) -> Result<u64, Self::Error>;
 
+    /// Loads a 32-bit entry if that can be done at once. `None` says nothing: the walk asks again
+    /// with [`load_u32`](Self::load_u32).
+    #[inline(always)]
+    fn peek_u32(&self, at: Gpa) -> Option<u32> {
+        self.load_u32(at).ok()
+    }
+
+    /// Loads a 64-bit entry if that can be done at once. `None` says nothing: the walk asks again
+    /// with [`load_u64`](Self::load_u64).
+    #[inline(always)]
+    fn peek_u64(&self, at: Gpa) -> Option<u64> {
+        self.load_u64(at).ok()
+    }
+
     /// Replaces the 32-bit entry by `new` if it still is `current`, in one access.
     ///
     /// # Errors

@@ -9,6 +9,13 @@ use crate::Gpa;
 pub trait Observer {
     /// Called after the reference was made; not for one that no memory answered.
     fn reference(&mut self, reference: Reference);
+
+    /// Whether [`reference`](Self::reference) must be called at all. A walk that nobody listens to
+    /// may take a shorter way to the same end.
+    #[inline]
+    fn listens(&self) -> bool {
+        true
+    }
 }
 
 /// One access of a walk to one paging-structure entry.
@@ -39,6 +46,11 @@ pub enum ReferenceKind {
 impl Observer for () {
     #[inline(always)]
     fn reference(&mut self, _: Reference) {}
+
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        false
+    }
 }
 
 impl Observer for Vec<Reference> {
@@ -51,5 +63,10 @@ impl<O: Observer + ?Sized> Observer for &mut O {
     #[inline(always)]
     fn reference(&mut self, reference: Reference) {
         (**self).reference(reference);
+    }
+
+    #[inline(always)]
+    fn listens(&self) -> bool {
+        (**self).listens()
     }
 }

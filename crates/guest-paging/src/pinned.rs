@@ -4,12 +4,12 @@
     reason = "the assertion below: usize is 64 bits wide"
 )]
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use vm_memory::bitmap::{BitmapSlice, WithBitmapSlice};
 use vm_memory::{
-    Address, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, VolatileMemory, VolatileSlice,
+    Address, AtomicInteger, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion,
+    VolatileMemory, VolatileSlice,
 };
 
 use crate::Gpa;
@@ -17,15 +17,16 @@ use crate::memory::{Exchange, TableMemory, Unbacked, compare_exchange_u32, compa
 
 const _: () = assert!(usize::BITS >= u64::BITS);
 
-/// The regions of a guest memory, each with its host slice, the last one used tried first.
+/// The regions of a guest memory, each with its host slice.
 ///
-/// Borrowing the memory keeps the mappings alive; a region added later is not seen. Each vCPU's
-/// thread pins its own: the type is cheap to make and not `Sync`.
+/// One region is tried before all others: the largest, or the one chosen with
+/// [`prefer`](Self::prefer). Loads from it pay no search. Borrowing the memory keeps the mappings
+/// alive; a region added later is not seen. Each vCPU's thread pins its own.
 #[derive(Clone, Debug)]
 pub struct PinnedMemory<'m, B = ()> {
+    preferred: PinnedRegion<'m, B>,
+    /// All of them, in ascending order.
     regions: Vec<PinnedRegion<'m, B>>,
-    /// Index into `regions`; always in range.
-    last: Cell<usize>,
 }
 
 /// One contiguous piece of guest memory.
@@ -69,17 +70,22 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
         M: GuestMemoryBackend + ?Sized,
         M::R: GuestMemoryRegion<B: WithBitmapSlice<'m, S = B>>,
     {
-        let regions = memory
-            .iter()
-            .map(PinnedRegion::new)
-            .collect::<Result<Vec<_>, _>>()?;
-        if regions.is_empty() {
-            return Err(PinError::Empty);
+        let mut regions = Vec::new();
+        for region in memory.iter() {
+            regions.push(PinnedRegion::new(region)?);
         }
-        Ok(Self {
-            regions,
-            last: Cell::new(0),
-        })
+        regions.sort_by_key(|region| region.base);
+        let largest = regions.iter().max_by_key(|region| region.len());
+        let preferred = largest.ok_or(PinError::Empty)?.clone();
+        Ok(Self { preferred, regions })
+    }
+
+    /// Tries the region that holds `gpa` before all others from now on; for instance the one that
+    /// CR3 points into, since tables tend to lie together. Changes nothing if no region does.
+    pub fn prefer(&mut self, gpa: Gpa) {
+        if let Some(region) = self.region(gpa) {
+            self.preferred = region.clone();
+        }
     }
 
     /// The regions in ascending order.
@@ -90,22 +96,19 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
     /// The region that holds the byte at `gpa`.
     #[inline]
     pub fn region(&self, gpa: Gpa) -> Option<&PinnedRegion<'m, B>> {
-        let last = &self.regions[self.last.get()];
-        if last.contains(gpa) {
-            Some(last)
+        if self.preferred.contains(gpa) {
+            Some(&self.preferred)
         } else {
             self.search(gpa)
         }
     }
 
     #[cold]
+    #[inline(never)]
     fn search(&self, gpa: Gpa) -> Option<&PinnedRegion<'m, B>> {
-        let index = self
-            .regions
-            .iter()
-            .position(|region| region.contains(gpa))?;
-        self.last.set(index);
-        self.regions.get(index)
+        let after = self.regions.partition_point(|region| region.base <= gpa);
+        let region = &self.regions[after.checked_sub(1)?];
+        region.contains(gpa).then_some(region)
     }
 }
 
@@ -143,47 +146,73 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
         &self.slice
     }
 
-    /// Offset in [`slice`](Self::slice) of a `gpa` in the region.
-    #[inline]
-    fn offset(&self, gpa: Gpa) -> usize {
-        gpa.0.wrapping_sub(self.base.0) as usize
-    }
-
     /// Whether the byte at `gpa` is in the region.
     #[inline]
     pub fn contains(&self, gpa: Gpa) -> bool {
         gpa.0.wrapping_sub(self.base.0) < self.len()
     }
+
+    /// The entry at `at`, if it is in the region.
+    #[inline(always)]
+    fn entry<A: AtomicInteger>(&self, at: Gpa) -> Option<&A> {
+        self.slice.get_atomic_ref(self.offset(at)?).ok()
+    }
+
+    /// Offset in [`slice`](Self::slice) of a `gpa` that is not before the region.
+    #[inline(always)]
+    fn offset(&self, gpa: Gpa) -> Option<usize> {
+        // `new` has found the base aligned. Said once more, the compiler knows that an aligned
+        // address has an aligned offset, and tests the slice's alignment once for many entries.
+        let base = self.base.0 & !7;
+        gpa.0.checked_sub(base).map(|offset| offset as usize)
+    }
 }
 
+// An entry's address leads to the next load, which orders the two: `Relaxed` is enough.
 impl<B: BitmapSlice> TableMemory for PinnedMemory<'_, B> {
     type Error = Unbacked;
 
-    #[inline]
+    #[inline(always)]
     fn load_u32(&self, at: Gpa) -> Result<u32, Unbacked> {
-        let region = self.region(at).ok_or(Unbacked)?;
-        let entry = region.slice.get_atomic_ref::<AtomicU32>(region.offset(at));
+        let entry = self
+            .region(at)
+            .and_then(|region| region.entry::<AtomicU32>(at));
         entry
             .map(|entry| u32::from_le(entry.load(Ordering::Relaxed)))
-            .map_err(|_| Unbacked)
+            .ok_or(Unbacked)
     }
 
-    #[inline]
+    #[inline(always)]
     fn load_u64(&self, at: Gpa) -> Result<u64, Unbacked> {
-        let region = self.region(at).ok_or(Unbacked)?;
-        let entry = region.slice.get_atomic_ref::<AtomicU64>(region.offset(at));
+        let entry = self
+            .region(at)
+            .and_then(|region| region.entry::<AtomicU64>(at));
         entry
             .map(|entry| u64::from_le(entry.load(Ordering::Relaxed)))
-            .map_err(|_| Unbacked)
+            .ok_or(Unbacked)
+    }
+
+    #[inline(always)]
+    fn peek_u32(&self, at: Gpa) -> Option<u32> {
+        let entry = self.preferred.entry::<AtomicU32>(at)?;
+        Some(u32::from_le(entry.load(Ordering::Relaxed)))
+    }
+
+    #[inline(always)]
+    fn peek_u64(&self, at: Gpa) -> Option<u64> {
+        let entry = self.preferred.entry::<AtomicU64>(at)?;
+        Some(u64::from_le(entry.load(Ordering::Relaxed)))
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Unbacked> {
         let region = self.region(at).ok_or(Unbacked)?;
-        compare_exchange_u32(&region.slice, region.offset(at), current, new)
+        let offset = region.offset(at).ok_or(Unbacked)?;
+        compare_exchange_u32(&region.slice, offset, current, new)
     }
 
     fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Unbacked> {
         let region = self.region(at).ok_or(Unbacked)?;
-        compare_exchange_u64(&region.slice, region.offset(at), current, new)
+        let offset = region.offset(at).ok_or(Unbacked)?;
+        compare_exchange_u64(&region.slice, offset, current, new)
     }
 }

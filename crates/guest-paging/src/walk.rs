@@ -35,8 +35,8 @@ pub enum WalkError<F = x86::PageFault, E = Unbacked> {
 type Walked<F, M> =
     Result<<F as Format>::Translation, WalkError<<F as Format>::Fault, <M as TableMemory>::Error>>;
 
-/// Walks until no race is lost. `MARKING` walks set accessed and dirty flags, others only read.
-#[inline]
+/// Translates `input`. `MARKING` walks set accessed and dirty flags, others only read.
+#[inline(always)]
 pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     memory: &M,
     context: &F::Context,
@@ -44,6 +44,72 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     access: F::Access,
     observer: &mut O,
 ) -> Walked<F, M> {
+    if !observer.listens() {
+        let peek = |at| F::Entry::peek(memory, at);
+        if let Some(translation) = glance::<F, MARKING>(peek, context, input, access) {
+            return Ok(translation);
+        }
+    }
+    walk_on::<F, M, O, MARKING>(memory, context, input, access, observer)
+}
+
+/// The walk as it nearly always is: permitted, and with every flag set already. Says nothing of any
+/// other, and so has nothing to keep but what is denied.
+#[inline(always)]
+fn glance<F: Format, const MARKING: bool>(
+    load: impl Fn(Gpa) -> Option<F::Entry>,
+    context: &F::Context,
+    input: u64,
+    access: F::Access,
+) -> Option<F::Translation> {
+    let (top, table) = F::root(context, input, access).ok()?;
+    let denied = F::NOTHING_DENIED;
+    // Not a loop, since the compiler would keep it, and not know the shifts and masks of a level.
+    macro_rules! step {
+        ($level:literal, $table:ident, $denied:ident) => {
+            if $level > top {
+                ($table, $denied)
+            } else {
+                let entry = load(Gpa($table.0 + F::offset(input, $level)))?;
+                let denied = F::deny($denied, $level, entry);
+                if F::is_leaf(context, $level, entry) {
+                    let done = F::passes(context, false, $level, entry)
+                        && F::permits(context, denied, entry, access)
+                        && (!MARKING || F::mark_leaf(entry, access) == entry);
+                    return done.then(|| F::translation(context, input, $level, denied, entry));
+                }
+                if !F::passes(context, MARKING, $level, entry) {
+                    return None;
+                }
+                (F::table(entry), denied)
+            }
+        };
+    }
+    let (table, denied) = step!(5, table, denied);
+    let (table, denied) = step!(4, table, denied);
+    let (table, denied) = step!(3, table, denied);
+    let (table, denied) = step!(2, table, denied);
+    let (_, _) = step!(1, table, denied);
+    None
+}
+
+/// The walk when a glance at the nearest memory was not enough: another over all of it, then in
+/// full until no race is lost.
+#[cold]
+#[inline(never)]
+fn walk_on<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
+    memory: &M,
+    context: &F::Context,
+    input: u64,
+    access: F::Access,
+    observer: &mut O,
+) -> Walked<F, M> {
+    if !observer.listens() {
+        let load = |at| F::Entry::load(memory, at).ok();
+        if let Some(translation) = glance::<F, MARKING>(load, context, input, access) {
+            return Ok(translation);
+        }
+    }
     let mut walk = Walk::<F, M, O, MARKING> {
         memory,
         context,
@@ -78,27 +144,25 @@ enum Stop<F, E> {
 type Descent<T, F, M> = Result<T, Stop<<F as Format>::Fault, <M as TableMemory>::Error>>;
 
 impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M, O, MARKING> {
-    #[inline(always)]
     fn descend(&mut self) -> Descent<F::Translation, F, M> {
         let root = F::root(self.context, self.input, self.access);
         let (mut level, mut table) = root.map_err(|fault| Stop::Failed(WalkError::Fault(fault)))?;
-        let mut rights = F::ALL_RIGHTS;
+        let mut denied = F::NOTHING_DENIED;
         loop {
             let at = Gpa(table.0 + F::offset(self.input, level));
             let mut entry = self.load(level, at)?;
             if !F::passes(self.context, MARKING, level, entry) {
                 entry = self.settle(level, at, entry)?;
             }
-            rights = F::narrow(rights, level, entry);
+            denied = F::deny(denied, level, entry);
             if F::is_leaf(self.context, level, entry) {
-                return self.finish(level, at, rights, entry);
+                return self.finish(level, at, denied, entry);
             }
             table = F::table(entry);
             level -= 1;
         }
     }
 
-    #[inline(always)]
     fn load(&mut self, level: u8, at: Gpa) -> Descent<F::Entry, F, M> {
         let entry =
             F::Entry::load(self.memory, at).map_err(|source| unreached(level, at, source))?;
@@ -108,7 +172,6 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
 
     /// Decides over an entry that does not simply pass. A leaf is marked only once the access is
     /// known to be permitted.
-    #[cold]
     fn settle(&mut self, level: u8, at: Gpa, entry: F::Entry) -> Descent<F::Entry, F, M> {
         if let Some(fault) = F::refusal(self.context, self.input, level, entry, self.access) {
             return Err(Stop::Failed(WalkError::Fault(fault)));
@@ -119,16 +182,15 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
         self.mark(level, at, entry, F::mark_table(level, entry))
     }
 
-    #[inline(always)]
     fn finish(
         &mut self,
         level: u8,
         at: Gpa,
-        rights: F::Entry,
+        denied: F::Entry,
         mut leaf: F::Entry,
     ) -> Descent<F::Translation, F, M> {
-        if !F::permits(self.context, rights, leaf, self.access) {
-            let denial = F::denial(self.context, self.input, rights, leaf, self.access);
+        if !F::permits(self.context, denied, leaf, self.access) {
+            let denial = F::denial(self.context, self.input, denied, leaf, self.access);
             return Err(Stop::Failed(WalkError::Fault(denial)));
         }
         let marked = F::mark_leaf(leaf, self.access);
@@ -139,13 +201,12 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
             self.context,
             self.input,
             level,
-            rights,
+            denied,
             leaf,
         ))
     }
 
     /// Writes `marked` over `entry`, and gives it back, unless the entry has changed meanwhile.
-    #[cold]
     fn mark(
         &mut self,
         level: u8,
@@ -166,7 +227,6 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
         }
     }
 
-    #[inline(always)]
     fn observe(&mut self, level: u8, at: Gpa, entry: F::Entry, kind: ReferenceKind) {
         self.observer.reference(Reference {
             level,
@@ -177,7 +237,6 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
     }
 }
 
-#[cold]
 fn unreached<F, E>(level: u8, at: Gpa, source: E) -> Stop<F, E> {
     Stop::Failed(WalkError::Table { level, at, source })
 }

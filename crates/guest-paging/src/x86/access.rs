@@ -40,7 +40,7 @@ impl Access {
     pub const ALL: [Self; 18] = Self::all();
 
     /// An access with EFLAGS.AC clear.
-    #[inline]
+    #[inline(always)]
     pub const fn new(kind: AccessKind, privilege: Privilege) -> Self {
         Self {
             kind,
@@ -50,20 +50,20 @@ impl Access {
     }
 
     /// The same access with EFLAGS.AC as given.
-    #[inline]
+    #[inline(always)]
     pub const fn with_ac(self, ac: bool) -> Self {
         Self { ac, ..self }
     }
 
     /// Whether this is a user-mode access.
-    #[inline]
+    #[inline(always)]
     pub fn is_user(self) -> bool {
         self.privilege == Privilege::User
     }
 
     /// Index into tables over all accesses that differ in what they may do: below
     /// [`ACCESS_INDEX_COUNT`].
-    #[inline]
+    #[inline(always)]
     pub(crate) fn index(self) -> usize {
         // An explicit access with AC set takes the place of its own; AC changes no other.
         let class = if self.privilege == Privilege::Supervisor && self.ac {

@@ -2,10 +2,10 @@
 
 use super::access::Access;
 use super::fault::{ErrorCode, PageFault};
-use super::permission::Permissions;
+use super::permission::{KeyRights, Permissions};
 use super::spec::{
     ACCESSED, ADDRESS, CR0_PG, CR4_LA57, CR4_PAE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_SMEP,
-    EFER_LMA, EFER_NXE, GLOBAL, KEY_SHIFT, NO_EXECUTE, PAGE_SIZE, PRESENT,
+    EASY, EFER_LMA, EFER_NXE, GLOBAL, KEY_SHIFT, NO_EXECUTE, PAGE_SIZE, PRESENT,
 };
 use super::translation::{Attributes, Translation};
 use crate::{Gpa, Gva};
@@ -86,11 +86,15 @@ pub struct Context {
     mode: PagingMode,
     root: Gpa,
     pdptes: Pdptes,
-    /// By level - 1, then by [`PAGE_SIZE`]: reserved bits, and PRESENT because that must be set.
+    /// By level, then by [`PAGE_SIZE`]: the bits that must be as in [`EASY`], which are PRESENT and
+    /// the reserved ones.
     refused: [[u64; 2]; REFUSED_COUNT],
+    /// The same for a PDPTE of PAE paging, where R/W and U/S are reserved bits.
+    refused_pdpte: u64,
+    /// As `refused`, and ACCESSED.
+    unmarked: [[u64; 2]; REFUSED_COUNT],
     permissions: Permissions,
-    /// Key rights of supervisor pages and user pages; all zero while not in force.
-    key_rights: [u32; 2],
+    key_rights: KeyRights,
     /// The bits of a key that count: 0 or 15.
     key_mask: u8,
     /// Attributes that do not depend on control registers, and GLOBAL if it is in force.
@@ -115,20 +119,23 @@ impl Context {
         let keys = cr4 & (CR4_PKE | CR4_PKS) != 0 && mode.is_long();
         let mut attribute_mask = Attributes::all();
         attribute_mask.set(Attributes::GLOBAL, cr4 & CR4_PGE != 0);
+        let key_rights = mode.key_rights(cr4, registers.pkru, registers.pkrs);
+        let refused = refused(processor, mode, cr4, efer);
         let mut context = Self {
             mode,
             root: Gpa(0),
             pdptes: registers.pdptes,
-            refused: refused(processor, mode, cr4, efer),
-            permissions: Permissions::new(cr0, cr4),
-            key_rights: [0; 2],
+            refused,
+            refused_pdpte: pdpte_reserved(processor) | PRESENT,
+            unmarked: refused.map(|by_page_size| by_page_size.map(|bits| bits | ACCESSED)),
+            permissions: Permissions::new(cr0, cr4, key_rights),
+            key_rights,
             key_mask: if keys { 15 } else { 0 },
             attribute_mask,
             fetch_is_reported: cr4 & CR4_SMEP != 0 || cr4 & CR4_PAE != 0 && efer & EFER_NXE != 0,
             cr4,
         };
         context.set_cr3(registers.cr3);
-        context.set_key_rights(registers.pkru, registers.pkrs);
         context
     }
 
@@ -144,15 +151,15 @@ impl Context {
 
     /// Takes new PKRU and `IA32_PKRS`. They count only while CR4.PKE and CR4.PKS put them in force.
     pub fn set_key_rights(&mut self, pkru: u32, pkrs: u32) {
-        let in_force = |bit| self.mode.is_long() && self.cr4 & bit != 0;
-        self.key_rights = [
-            if in_force(CR4_PKS) { pkrs } else { 0 },
-            if in_force(CR4_PKE) { pkru } else { 0 },
-        ];
+        let key_rights = self.mode.key_rights(self.cr4, pkru, pkrs);
+        if key_rights != self.key_rights {
+            self.key_rights = key_rights;
+            self.permissions.set_key_rights(key_rights);
+        }
     }
 
     /// Which paging mode the registers select.
-    #[inline]
+    #[inline(always)]
     pub fn mode(&self) -> PagingMode {
         self.mode
     }
@@ -160,64 +167,56 @@ impl Context {
     /// Whether the page may be accessed so: what a TLB that kept the translation asks.
     ///
     /// Looks at rights and keys; [`Attributes::DIRTY`] is another question.
-    #[inline]
+    #[inline(always)]
     pub fn permits(&self, translation: &Translation, access: Access) -> bool {
         self.rights_permit(translation.attributes.bits(), translation.key, access)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn root(&self) -> Gpa {
         self.root
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn pdptes(&self) -> &Pdptes {
         &self.pdptes
     }
 
     /// Whether `entry` is present and sets no reserved bit.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_valid(&self, level: u8, entry: u64) -> bool {
-        (entry ^ PRESENT) & self.refused_bits(level, entry) == 0
+        (entry ^ EASY) & bits_of(&self.refused, level, entry) == 0
+    }
+
+    /// Whether a PDPTE of PAE paging is present and sets no reserved bit.
+    pub(super) fn is_valid_pdpte(&self, entry: u64) -> bool {
+        (entry ^ PRESENT) & self.refused_pdpte == 0
     }
 
     /// Whether `entry` is valid and marked as accessed: one test for both.
-    #[inline]
+    #[inline(always)]
     pub(super) fn is_valid_and_accessed(&self, level: u8, entry: u64) -> bool {
-        (entry ^ (PRESENT | ACCESSED)) & (self.refused_bits(level, entry) | ACCESSED) == 0
-    }
-
-    #[inline]
-    fn refused_bits(&self, level: u8, entry: u64) -> u64 {
-        let by_page_size = &self.refused[usize::from(level) % REFUSED_COUNT];
-        by_page_size[usize::from(entry & PAGE_SIZE != 0)]
+        (entry ^ EASY) & bits_of(&self.unmarked, level, entry) == 0
     }
 
     /// Whether the low bits of `attributes` and the protection key permit the access.
-    #[inline]
+    #[inline(always)]
     pub(super) fn rights_permit(&self, attributes: u8, key: u8, access: Access) -> bool {
-        !(self.permissions.deny(attributes, access) | self.key_denies(attributes, key, access))
+        !self.permissions.deny(attributes, key, access)
     }
 
-    #[inline]
-    fn key_denies(&self, attributes: u8, key: u8, access: Access) -> bool {
-        let user_page = attributes & Attributes::USER.bits() != 0;
-        let key_rights = self.key_rights[usize::from(user_page)] >> (2 * key) & 0b11;
-        self.permissions.key_denies(key_rights as u8, access)
-    }
-
-    #[inline]
+    #[inline(always)]
     pub(super) fn key_of(&self, leaf: u64) -> u8 {
         (leaf >> KEY_SHIFT) as u8 & self.key_mask
     }
 
     /// Attributes without those that are not in force.
-    #[inline]
+    #[inline(always)]
     pub(super) fn attributes(&self, bits: u8) -> Attributes {
         Attributes::from_bits_truncate(bits) & self.attribute_mask
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn page_size_extensions(&self) -> bool {
         self.cr4 & CR4_PSE != 0
     }
@@ -240,10 +239,18 @@ impl Context {
         let mut error_code = ErrorCode::of_access(access, self.fetch_is_reported);
         error_code |= ErrorCode::PRESENT;
         // PK reports what the key says, whether or not the rights alone deny the access too.
-        error_code.set(
-            ErrorCode::PROTECTION_KEY,
-            self.key_denies(attributes, key, access),
-        );
+        let user_page = attributes & Attributes::USER.bits() != 0;
+        let KeyRights {
+            user_pages,
+            supervisor_pages,
+        } = self.key_rights;
+        let pairs = if user_page {
+            user_pages
+        } else {
+            supervisor_pages
+        };
+        let keys_denying = self.permissions.keys_denying(pairs, access);
+        error_code.set(ErrorCode::PROTECTION_KEY, keys_denying >> key & 1 != 0);
         PageFault {
             error_code,
             cr2: Gva(gva),
@@ -270,6 +277,14 @@ impl PagingMode {
         matches!(self, Self::FourLevel | Self::FiveLevel)
     }
 
+    fn key_rights(self, cr4: u64, pkru: u32, pkrs: u32) -> KeyRights {
+        let in_force = |bit| self.is_long() && cr4 & bit != 0;
+        KeyRights {
+            user_pages: if in_force(CR4_PKE) { pkru } else { 0 },
+            supervisor_pages: if in_force(CR4_PKS) { pkrs } else { 0 },
+        }
+    }
+
     /// Where CR3 holds an address (SDM tables 4-3, 4-7 and 4-12).
     fn cr3_address(self) -> u64 {
         match self {
@@ -279,6 +294,13 @@ impl PagingMode {
             Self::FourLevel | Self::FiveLevel => ADDRESS,
         }
     }
+}
+
+#[inline(always)]
+fn bits_of(table: &[[u64; 2]; REFUSED_COUNT], level: u8, entry: u64) -> u64 {
+    // At level 1 the bit is another one, and decides nothing.
+    let page_size = level != 1 && entry & PAGE_SIZE != 0;
+    table[usize::from(level) % REFUSED_COUNT][usize::from(page_size)]
 }
 
 /// One more than the highest level, rounded up so that a level needs no bound check.
@@ -308,7 +330,6 @@ fn refused(
         }
         PagingMode::Pae => {
             let always = bits(processor.maxphyaddr, 62) | no_execute;
-            refused[3] = both(pdpte_reserved(processor));
             refused[2] = [always, always | bits(13, 20)];
             refused[1] = both(always);
         }

@@ -8,9 +8,7 @@ use super::access::{Access, AccessKind};
 use super::context::Context;
 use super::fault::PageFault;
 use super::long_mode::{attribute_bits, leaf_bits};
-use super::spec::{
-    ACCESSED, ADDRESS_4M, ADDRESS_4M_HIGH, ADDRESS_32, DIRTY, NO_EXECUTE, PAGE_SIZE,
-};
+use super::spec::{ACCESSED, ADDRESS_4M, ADDRESS_4M_HIGH, ADDRESS_32, DIRTY, EASY, PAGE_SIZE};
 use super::translation::{PageSize, Translation};
 use crate::Gpa;
 use crate::format::Format;
@@ -25,7 +23,7 @@ impl Format for Legacy {
     type Translation = Translation;
     type Fault = PageFault;
 
-    const ALL_RIGHTS: u32 = u32::MAX;
+    const NOTHING_DENIED: u32 = 0;
 
     fn root(context: &Context, _: u64, _: Access) -> Result<(u8, Gpa), PageFault> {
         Ok((2, context.root()))
@@ -57,17 +55,17 @@ impl Format for Legacy {
         Gpa(u64::from(entry & ADDRESS_32))
     }
 
-    fn narrow(rights: u32, _: u8, entry: u32) -> u32 {
-        rights & entry
+    fn deny(denied: u32, _: u8, entry: u32) -> u32 {
+        denied | (entry ^ EASY as u32)
     }
 
-    fn permits(context: &Context, rights: u32, _: u32, access: Access) -> bool {
-        context.rights_permit(executable(rights), 0, access)
+    fn permits(context: &Context, denied: u32, _: u32, access: Access) -> bool {
+        context.rights_permit(attribute_bits(denied.into()), 0, access)
     }
 
     #[cold]
-    fn denial(context: &Context, input: u64, rights: u32, _: u32, access: Access) -> PageFault {
-        context.denial(input, executable(rights), 0, access)
+    fn denial(context: &Context, input: u64, denied: u32, _: u32, access: Access) -> PageFault {
+        context.denial(input, attribute_bits(denied.into()), 0, access)
     }
 
     fn mark_table(_: u8, entry: u32) -> u32 {
@@ -85,7 +83,7 @@ impl Format for Legacy {
         context: &Context,
         input: u64,
         level: u8,
-        rights: u32,
+        denied: u32,
         leaf: u32,
     ) -> Translation {
         let (size, page) = match level {
@@ -95,7 +93,7 @@ impl Format for Legacy {
         Translation {
             gpa: Gpa(page | input & size.offset_mask()),
             size,
-            attributes: context.attributes(executable(rights) | leaf_bits(leaf.into())),
+            attributes: context.attributes(attribute_bits(denied.into()) | leaf_bits(leaf.into())),
             key: 0,
         }
     }
@@ -105,9 +103,4 @@ impl Format for Legacy {
 /// have were refused as reserved.
 fn large_page(leaf: u32) -> u64 {
     u64::from(leaf & ADDRESS_4M) | u64::from(leaf & ADDRESS_4M_HIGH) << (32 - 13)
-}
-
-/// Entries of 32 bits have no XD: every page can be executed.
-fn executable(rights: u32) -> u8 {
-    attribute_bits(u64::from(rights) | NO_EXECUTE)
 }

@@ -7,7 +7,7 @@
 use super::access::{Access, AccessKind};
 use super::context::Context;
 use super::fault::PageFault;
-use super::spec::{ACCESSED, ADDRESS, DIRTY, NO_EXECUTE, PAGE_SIZE};
+use super::spec::{ACCESSED, ADDRESS, DIRTY, EASY, PAGE_SIZE};
 use super::translation::{Attributes, PageSize, Translation};
 use crate::Gpa;
 use crate::format::Format;
@@ -22,19 +22,19 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
     type Translation = Translation;
     type Fault = PageFault;
 
-    const ALL_RIGHTS: u64 = u64::MAX;
+    const NOTHING_DENIED: u64 = 0;
 
-    #[inline]
+    #[inline(always)]
     fn root(context: &Context, _: u64, _: Access) -> Result<(u8, Gpa), PageFault> {
         Ok((LEVELS, context.root()))
     }
 
-    #[inline]
+    #[inline(always)]
     fn offset(input: u64, level: u8) -> u64 {
         offset(input, level)
     }
 
-    #[inline]
+    #[inline(always)]
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
         passes(context, marking, level, entry)
     }
@@ -49,60 +49,60 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
         refusal(context, input, level, entry, access)
     }
 
-    #[inline]
+    #[inline(always)]
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
         level == 1 || entry & PAGE_SIZE != 0
     }
 
-    #[inline]
+    #[inline(always)]
     fn table(entry: u64) -> Gpa {
         Gpa(entry & ADDRESS)
     }
 
-    #[inline]
-    fn narrow(rights: u64, _: u8, entry: u64) -> u64 {
-        narrow(rights, entry)
+    #[inline(always)]
+    fn deny(denied: u64, _: u8, entry: u64) -> u64 {
+        deny(denied, entry)
     }
 
-    #[inline]
-    fn permits(context: &Context, rights: u64, leaf: u64, access: Access) -> bool {
-        context.rights_permit(attribute_bits(rights), context.key_of(leaf), access)
+    #[inline(always)]
+    fn permits(context: &Context, denied: u64, leaf: u64, access: Access) -> bool {
+        context.rights_permit(attribute_bits(denied), context.key_of(leaf), access)
     }
 
     #[cold]
-    fn denial(context: &Context, input: u64, rights: u64, leaf: u64, access: Access) -> PageFault {
-        context.denial(input, attribute_bits(rights), context.key_of(leaf), access)
+    fn denial(context: &Context, input: u64, denied: u64, leaf: u64, access: Access) -> PageFault {
+        context.denial(input, attribute_bits(denied), context.key_of(leaf), access)
     }
 
     fn mark_table(_: u8, entry: u64) -> u64 {
         entry | ACCESSED
     }
 
-    #[inline]
+    #[inline(always)]
     fn mark_leaf(leaf: u64, access: Access) -> u64 {
         mark_leaf(leaf, access)
     }
 
-    #[inline]
+    #[inline(always)]
     fn translation(
         context: &Context,
         input: u64,
         level: u8,
-        rights: u64,
+        denied: u64,
         leaf: u64,
     ) -> Translation {
-        translation(context, input, level, rights, leaf, context.key_of(leaf))
+        translation(context, input, level, denied, leaf, context.key_of(leaf))
     }
 }
 
 // What PAE paging shares, since its entries are the same but for the PDPTE.
 
-#[inline]
+#[inline(always)]
 pub(super) fn offset(input: u64, level: u8) -> u64 {
     input >> (9 * level) & (511 << 3)
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
     if marking {
         context.is_valid_and_accessed(level, entry)
@@ -121,19 +121,20 @@ pub(super) fn refusal(
     (!context.is_valid(level, entry)).then(|| context.refusal(input, entry, access))
 }
 
-/// R/W and U/S allow where they are set, XD where it is clear.
-#[inline]
-pub(super) fn narrow(rights: u64, entry: u64) -> u64 {
-    rights & (entry ^ NO_EXECUTE)
+/// R/W and U/S deny where they are clear, XD where it is set. The other bits of the result mean
+/// nothing.
+#[inline(always)]
+pub(super) fn deny(denied: u64, entry: u64) -> u64 {
+    denied | (entry ^ EASY)
 }
 
 /// XD, R/W and U/S at the places where [`Attributes`] has them: one rotation brings them there.
-#[inline]
-pub(super) fn attribute_bits(rights: u64) -> u8 {
-    rights.rotate_left(1) as u8 & RIGHTS
+#[inline(always)]
+pub(super) fn attribute_bits(denied: u64) -> u8 {
+    !denied.rotate_left(1) as u8 & RIGHTS
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn mark_leaf(leaf: u64, access: Access) -> u64 {
     match access.kind {
         AccessKind::Write => leaf | ACCESSED | DIRTY,
@@ -141,12 +142,12 @@ pub(super) fn mark_leaf(leaf: u64, access: Access) -> u64 {
     }
 }
 
-#[inline]
+#[inline(always)]
 pub(super) fn translation(
     context: &Context,
     input: u64,
     level: u8,
-    rights: u64,
+    denied: u64,
     leaf: u64,
     key: u8,
 ) -> Translation {
@@ -159,13 +160,13 @@ pub(super) fn translation(
     Translation {
         gpa: Gpa(leaf & ADDRESS & !inside | input & inside),
         size,
-        attributes: context.attributes(attribute_bits(rights) | leaf_bits(leaf)),
+        attributes: context.attributes(attribute_bits(denied) | leaf_bits(leaf)),
         key,
     }
 }
 
 /// D and G at the places where [`Attributes`] has them.
-#[inline]
+#[inline(always)]
 pub(super) fn leaf_bits(leaf: u64) -> u8 {
     let dirty = leaf as u8 & Attributes::DIRTY.bits();
     let global = (leaf >> 1) as u8 & Attributes::GLOBAL.bits();

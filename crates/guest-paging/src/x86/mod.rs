@@ -69,6 +69,7 @@ pub fn probe<M: TableMemory, O: Observer>(
     walk_in_mode::<M, O, false>(memory, context, gva, access, observer)
 }
 
+/// 4-level paging goes first and inline; the others are a call away, so as not to burden it.
 #[inline(always)]
 fn walk_in_mode<M: TableMemory, O: Observer, const MARKING: bool>(
     memory: &M,
@@ -77,20 +78,35 @@ fn walk_in_mode<M: TableMemory, O: Observer, const MARKING: bool>(
     access: Access,
     observer: &mut O,
 ) -> Result<Translation, WalkError<PageFault, M::Error>> {
+    if context.mode() == PagingMode::FourLevel {
+        generic::walk::<LongMode<4>, M, O, MARKING>(memory, context, gva.0, access, observer)
+    } else {
+        walk_in_other_mode::<M, O, MARKING>(memory, context, gva, access, observer)
+    }
+}
+
+#[inline(never)]
+fn walk_in_other_mode<M: TableMemory, O: Observer, const MARKING: bool>(
+    memory: &M,
+    context: &Context,
+    gva: Gva,
+    access: Access,
+    observer: &mut O,
+) -> Result<Translation, WalkError<PageFault, M::Error>> {
     let gva = gva.0;
     match context.mode() {
+        PagingMode::Off => Ok(Translation::identity(gva)),
+        PagingMode::Legacy => {
+            generic::walk::<Legacy, M, O, MARKING>(memory, context, gva, access, observer)
+        }
+        PagingMode::Pae => {
+            generic::walk::<Pae, M, O, MARKING>(memory, context, gva, access, observer)
+        }
         PagingMode::FourLevel => {
             generic::walk::<LongMode<4>, M, O, MARKING>(memory, context, gva, access, observer)
         }
         PagingMode::FiveLevel => {
             generic::walk::<LongMode<5>, M, O, MARKING>(memory, context, gva, access, observer)
         }
-        PagingMode::Pae => {
-            generic::walk::<Pae, M, O, MARKING>(memory, context, gva, access, observer)
-        }
-        PagingMode::Legacy => {
-            generic::walk::<Legacy, M, O, MARKING>(memory, context, gva, access, observer)
-        }
-        PagingMode::Off => Ok(Translation::identity(gva)),
     }
 }

@@ -3,7 +3,7 @@
 use super::access::Access;
 use super::context::{Context, Pdptes, Processor, pdpte_reserved};
 use super::fault::PageFault;
-use super::long_mode::{attribute_bits, mark_leaf, narrow, offset, passes, refusal, translation};
+use super::long_mode::{attribute_bits, deny, mark_leaf, offset, passes, refusal, translation};
 use super::spec::{ACCESSED, ADDRESS, PAGE_SIZE, PRESENT};
 use super::translation::Translation;
 use crate::format::Format;
@@ -55,7 +55,7 @@ pub fn load_pdptes<M: TableMemory>(
     Ok(pdptes)
 }
 
-/// PAE paging: the entries of 4-level paging under four PDPTEs that grant no rights and are never
+/// PAE paging: the entries of 4-level paging under four PDPTEs that deny nothing and are never
 /// marked.
 pub(crate) struct Pae;
 
@@ -66,14 +66,14 @@ impl Format for Pae {
     type Translation = Translation;
     type Fault = PageFault;
 
-    const ALL_RIGHTS: u64 = u64::MAX;
+    const NOTHING_DENIED: u64 = 0;
 
     fn root(context: &Context, input: u64, access: Access) -> Result<(u8, Gpa), PageFault> {
         match context.pdptes() {
             Pdptes::Memory => Ok((PDPTE, context.root())),
             Pdptes::Latched(pdptes) => {
                 let pdpte = pdptes[(input >> 30 & 3) as usize];
-                match refusal(context, input, PDPTE, pdpte, access) {
+                match Self::refusal(context, input, PDPTE, pdpte, access) {
                     Some(fault) => Err(fault),
                     None => Ok((PDPTE - 1, Self::table(pdpte))),
                 }
@@ -86,7 +86,11 @@ impl Format for Pae {
     }
 
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
-        passes(context, marking && level != PDPTE, level, entry)
+        if level == PDPTE {
+            context.is_valid_pdpte(entry)
+        } else {
+            passes(context, marking, level, entry)
+        }
     }
 
     fn refusal(
@@ -96,7 +100,11 @@ impl Format for Pae {
         entry: u64,
         access: Access,
     ) -> Option<PageFault> {
-        refusal(context, input, level, entry, access)
+        if level == PDPTE {
+            (!context.is_valid_pdpte(entry)).then(|| context.refusal(input, entry, access))
+        } else {
+            refusal(context, input, level, entry, access)
+        }
     }
 
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
@@ -107,21 +115,21 @@ impl Format for Pae {
         Gpa(entry & ADDRESS)
     }
 
-    fn narrow(rights: u64, level: u8, entry: u64) -> u64 {
+    fn deny(denied: u64, level: u8, entry: u64) -> u64 {
         if level == PDPTE {
-            rights
+            denied
         } else {
-            narrow(rights, entry)
+            deny(denied, entry)
         }
     }
 
-    fn permits(context: &Context, rights: u64, _: u64, access: Access) -> bool {
-        context.rights_permit(attribute_bits(rights), 0, access)
+    fn permits(context: &Context, denied: u64, _: u64, access: Access) -> bool {
+        context.rights_permit(attribute_bits(denied), 0, access)
     }
 
     #[cold]
-    fn denial(context: &Context, input: u64, rights: u64, _: u64, access: Access) -> PageFault {
-        context.denial(input, attribute_bits(rights), 0, access)
+    fn denial(context: &Context, input: u64, denied: u64, _: u64, access: Access) -> PageFault {
+        context.denial(input, attribute_bits(denied), 0, access)
     }
 
     fn mark_table(level: u8, entry: u64) -> u64 {
@@ -140,10 +148,10 @@ impl Format for Pae {
         context: &Context,
         input: u64,
         level: u8,
-        rights: u64,
+        denied: u64,
         leaf: u64,
     ) -> Translation {
-        translation(context, input, level, rights, leaf, 0)
+        translation(context, input, level, denied, leaf, 0)
     }
 }
 

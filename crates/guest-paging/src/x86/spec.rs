@@ -45,6 +45,8 @@ pub const DIRTY: u64 = 1 << 6;
 pub const PAGE_SIZE: u64 = 1 << 7;
 /// Global; in a leaf.
 pub const GLOBAL: u64 = 1 << 8;
+/// What the entries of an access that nothing stands in the way of have set.
+pub const EASY: u64 = PRESENT | WRITE | USER | ACCESSED;
 /// Protection key of a leaf in 4-level and 5-level paging.
 pub const KEY_SHIFT: u32 = 59;
 /// Execute disable.
