@@ -87,7 +87,7 @@ pub(crate) trait Format {
 pub(crate) trait Entry: Copy + Eq + Into<u64> {
     fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error>;
 
-    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self>;
+    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self>;
 
     fn compare_exchange<M: TableMemory>(
         memory: &M,
@@ -104,8 +104,8 @@ impl Entry for u32 {
     }
 
     #[inline(always)]
-    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self> {
-        memory.peek_u32(at)
+    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self> {
+        memory.peek_u32(table, offset)
     }
 
     fn compare_exchange<M: TableMemory>(
@@ -125,8 +125,8 @@ impl Entry for u64 {
     }
 
     #[inline(always)]
-    fn peek<M: TableMemory>(memory: &M, at: Gpa) -> Option<Self> {
-        memory.peek_u64(at)
+    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self> {
+        memory.peek_u64(table, offset)
     }
 
     fn compare_exchange<M: TableMemory>(

@@ -34,18 +34,18 @@ pub trait TableMemory {
     /// Returns the reason why no memory answers at `at`.
     fn load_u64(&self, at: Gpa) -> Result<u64, Self::Error>;
 
-    /// Loads a 32-bit entry if that can be done at once. `None` says nothing: the walk asks again
-    /// with [`load_u32`](Self::load_u32).
+    /// Loads the 32-bit entry that lies `offset` bytes into `table` if that can be done at once.
+    /// `None` says nothing of the memory: the walk asks again with [`load_u32`](Self::load_u32).
     #[inline(always)]
-    fn peek_u32(&self, at: Gpa) -> Option<u32> {
-        self.load_u32(at).ok()
+    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
+        self.load_u32(Gpa(table.0 + offset)).ok()
     }
 
-    /// Loads a 64-bit entry if that can be done at once. `None` says nothing: the walk asks again
-    /// with [`load_u64`](Self::load_u64).
+    /// Loads the 64-bit entry that lies `offset` bytes into `table` if that can be done at once.
+    /// `None` says nothing of the memory: the walk asks again with [`load_u64`](Self::load_u64).
     #[inline(always)]
-    fn peek_u64(&self, at: Gpa) -> Option<u64> {
-        self.load_u64(at).ok()
+    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
+        self.load_u64(Gpa(table.0 + offset)).ok()
     }
 
     /// Replaces the 32-bit entry by `new` if it still is `current`, in one access.

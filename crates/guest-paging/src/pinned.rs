@@ -153,18 +153,28 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
     }
 
     /// The entry at `at`, if it is in the region.
-    #[inline(always)]
     fn entry<A: AtomicInteger>(&self, at: Gpa) -> Option<&A> {
         self.slice.get_atomic_ref(self.offset(at)?).ok()
     }
 
-    /// Offset in [`slice`](Self::slice) of a `gpa` that is not before the region.
+    /// The entry `offset` bytes into `table`, if it is in the region.
+    ///
+    /// The same as [`entry`](Self::entry), worded for the compiler: what does not depend on `table`
+    /// is computed ahead of it, and since it sees all addends aligned, one test of the slice's own
+    /// alignment does for all entries of a walk.
     #[inline(always)]
+    fn entry_in_table<A: AtomicInteger>(&self, table: Gpa, offset: u64) -> Option<&A> {
+        let aligned = !(size_of::<A>() as u64 - 1);
+        self.slice.get_atomic_ref::<A>(0).ok()?;
+        let row = (offset & aligned).wrapping_sub(self.base.0 & aligned);
+        // Below the region this wraps to an offset that no slice has.
+        let at = (table.0 & aligned).wrapping_add(row);
+        self.slice.get_atomic_ref(at as usize).ok()
+    }
+
+    /// Offset in [`slice`](Self::slice) of a `gpa` that is not before the region.
     fn offset(&self, gpa: Gpa) -> Option<usize> {
-        // `new` has found the base aligned. Said once more, the compiler knows that an aligned
-        // address has an aligned offset, and tests the slice's alignment once for many entries.
-        let base = self.base.0 & !7;
-        gpa.0.checked_sub(base).map(|offset| offset as usize)
+        gpa.0.checked_sub(self.base.0).map(|offset| offset as usize)
     }
 }
 
@@ -172,35 +182,27 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
 impl<B: BitmapSlice> TableMemory for PinnedMemory<'_, B> {
     type Error = Unbacked;
 
-    #[inline(always)]
     fn load_u32(&self, at: Gpa) -> Result<u32, Unbacked> {
-        let entry = self
-            .region(at)
-            .and_then(|region| region.entry::<AtomicU32>(at));
-        entry
-            .map(|entry| u32::from_le(entry.load(Ordering::Relaxed)))
-            .ok_or(Unbacked)
+        let region = self.region(at).ok_or(Unbacked)?;
+        let entry: &AtomicU32 = region.entry(at).ok_or(Unbacked)?;
+        Ok(u32::from_le(entry.load(Ordering::Relaxed)))
     }
 
-    #[inline(always)]
     fn load_u64(&self, at: Gpa) -> Result<u64, Unbacked> {
-        let entry = self
-            .region(at)
-            .and_then(|region| region.entry::<AtomicU64>(at));
-        entry
-            .map(|entry| u64::from_le(entry.load(Ordering::Relaxed)))
-            .ok_or(Unbacked)
+        let region = self.region(at).ok_or(Unbacked)?;
+        let entry: &AtomicU64 = region.entry(at).ok_or(Unbacked)?;
+        Ok(u64::from_le(entry.load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
-    fn peek_u32(&self, at: Gpa) -> Option<u32> {
-        let entry = self.preferred.entry::<AtomicU32>(at)?;
+    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
+        let entry: &AtomicU32 = self.preferred.entry_in_table(table, offset)?;
         Some(u32::from_le(entry.load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
-    fn peek_u64(&self, at: Gpa) -> Option<u64> {
-        let entry = self.preferred.entry::<AtomicU64>(at)?;
+    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
+        let entry: &AtomicU64 = self.preferred.entry_in_table(table, offset)?;
         Some(u64::from_le(entry.load(Ordering::Relaxed)))
     }
 

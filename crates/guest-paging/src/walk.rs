@@ -45,8 +45,8 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     observer: &mut O,
 ) -> Walked<F, M> {
     if !observer.listens() {
-        let peek = |at| F::Entry::peek(memory, at);
-        if let Some(translation) = glance::<F, MARKING>(peek, context, input, access) {
+        let glanced = glance::<F, M, MARKING, true>(memory, context, input, access);
+        if let Some(translation) = glanced {
             return Ok(translation);
         }
     }
@@ -56,8 +56,8 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
 /// The walk as it nearly always is: permitted, and with every flag set already. Says nothing of any
 /// other, and so has nothing to keep but what is denied.
 #[inline(always)]
-fn glance<F: Format, const MARKING: bool>(
-    load: impl Fn(Gpa) -> Option<F::Entry>,
+fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR: bool>(
+    memory: &M,
     context: &F::Context,
     input: u64,
     access: F::Access,
@@ -70,7 +70,12 @@ fn glance<F: Format, const MARKING: bool>(
             if $level > top {
                 ($table, $denied)
             } else {
-                let entry = load(Gpa($table.0 + F::offset(input, $level)))?;
+                let offset = F::offset(input, $level);
+                let entry = if NEAR {
+                    F::Entry::peek(memory, $table, offset)?
+                } else {
+                    F::Entry::load(memory, Gpa($table.0 + offset)).ok()?
+                };
                 let denied = F::deny($denied, $level, entry);
                 if F::is_leaf(context, $level, entry) {
                     let done = F::passes(context, false, $level, entry)
@@ -105,8 +110,8 @@ fn walk_on<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     observer: &mut O,
 ) -> Walked<F, M> {
     if !observer.listens() {
-        let load = |at| F::Entry::load(memory, at).ok();
-        if let Some(translation) = glance::<F, MARKING>(load, context, input, access) {
+        let glanced = glance::<F, M, MARKING, false>(memory, context, input, access);
+        if let Some(translation) = glanced {
             return Ok(translation);
         }
     }

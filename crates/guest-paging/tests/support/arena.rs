@@ -6,7 +6,9 @@
 
 use guest_paging::x86::{self, Attributes, PageFault, Pdptes, Processor, Registers, Vendor};
 use guest_paging::x86::{Context, Translation};
-use guest_paging::{Gva, PinnedMemory, SearchedMemory, TableMemory, Unbacked, WalkError};
+use guest_paging::{
+    Gpa, Gva, Observer, PinnedMemory, Reference, SearchedMemory, TableMemory, Unbacked, WalkError,
+};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::model::{Image, Mapped, Outcome, Question};
@@ -197,16 +199,25 @@ pub(crate) fn outcome(walked: Result<Translation, WalkError<PageFault, Unbacked>
 
 /// The walker's answer to the model's question.
 pub(crate) fn walk<M: TableMemory<Error = Unbacked>>(memory: &M, question: &Question) -> Outcome {
+    walk_with(memory, question, &mut ())
+}
+
+fn walk_with<M, O>(memory: &M, question: &Question, observer: &mut O) -> Outcome
+where
+    M: TableMemory<Error = Unbacked>,
+    O: Observer,
+{
     let context = Context::new(&question.processor, &question.registers);
     let (gva, access) = (Gva(question.gva), question.access);
     outcome(if question.marking {
-        x86::walk(memory, &context, gva, access, &mut ())
+        x86::walk(memory, &context, gva, access, observer)
     } else {
-        x86::probe(memory, &context, gva, access, &mut ())
+        x86::probe(memory, &context, gva, access, observer)
     })
 }
 
-/// Asks walker and model the same and compares the answers and the memory afterwards.
+/// Asks walker and model the same and compares the answers and the memory afterwards: in each way
+/// that the walker has to come to its answer.
 ///
 /// # Panics
 ///
@@ -214,22 +225,25 @@ pub(crate) fn walk<M: TableMemory<Error = Unbacked>>(memory: &M, question: &Ques
 pub(crate) fn compare(memory: &GuestMemoryMmap, image: &mut Image, question: &Question) -> Outcome {
     let before = image.clone();
     let expected = question.answer(image);
-    let pinned = PinnedMemory::new(memory).unwrap();
-    let walked = walk(&pinned, question);
-    assert_eq!(walked, expected, "{question:x?}");
-    assert!(
-        read_back(memory, image) == *image,
-        "flags differ after {question:x?}"
-    );
-    store(memory, &before);
-    assert_eq!(
-        walk(&SearchedMemory(memory), question),
-        expected,
-        "searched: {question:x?}"
-    );
-    assert!(
-        read_back(memory, image) == *image,
-        "searched: flags differ after {question:x?}"
-    );
+    let mut seen: Vec<Reference> = Vec::new();
+    let mut preferring = REGIONS.map(|_| PinnedMemory::new(memory).unwrap());
+    for (pinned, (base, _)) in preferring.iter_mut().zip(REGIONS) {
+        pinned.prefer(Gpa(base));
+    }
+    let [low, high] = preferring;
+    let ways: [&mut dyn FnMut() -> Outcome; 4] = [
+        &mut || walk(&low, question),
+        &mut || walk(&high, question),
+        &mut || walk(&SearchedMemory(memory), question),
+        &mut || walk_with(&low, question, &mut seen),
+    ];
+    for (way, n) in ways.into_iter().zip(0..) {
+        store(memory, &before);
+        assert_eq!(way(), expected, "way {n}: {question:x?}");
+        assert!(
+            read_back(memory, image) == *image,
+            "way {n}: flags differ after {question:x?}"
+        );
+    }
     expected
 }
