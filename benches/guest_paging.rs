@@ -86,7 +86,7 @@ impl Tables {
 /// Writes `count` entries at `at` that reference consecutive pages from `target` on.
 fn fill(memory: &GuestMemoryMmap, at: u64, count: u64, target: u64) {
     for index in 0..count {
-        let entry = target + index * 0x1000 | 0x67;
+        let entry = (target + index * 0x1000) | 0x67;
         memory
             .write_obj(entry, GuestAddress(at + 8 * index))
             .unwrap();
@@ -140,9 +140,11 @@ struct Pages {
 }
 
 impl Pages {
+    /// Begins where none has begun before, or else large tables would be in the cache already.
     fn new(pages: u64) -> Self {
+        static BEGUN: AtomicU64 = AtomicU64::new(0);
         Self {
-            state: 1,
+            state: BEGUN.fetch_add(1, Ordering::Relaxed) << 40,
             mask: pages - 1,
         }
     }
