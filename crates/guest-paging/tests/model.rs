@@ -67,7 +67,7 @@ fn run(seed: u64, cr4: u64, efer: u64, entry: fn(&mut Random) -> u64, count: u32
 fn question(random: &mut Random, image: &mut Image, cr4: u64, efer: u64) -> Question {
     let mut registers = arena::registers(random, cr4, efer);
     if cr4 & 1 << 5 != 0 && efer == 0 {
-        plant_pdptes(random, image, registers.cr3 & 0xffff_ffe0);
+        arena::plant_pdptes(random, image, registers.cr3 & 0xffff_ffe0, u64::MAX);
         if random.chance(50) {
             registers.pdptes = Pdptes::Latched(std::array::from_fn(|_| arena::pdpte(random)));
         }
@@ -79,16 +79,6 @@ fn question(random: &mut Random, image: &mut Image, cr4: u64, efer: u64) -> Ques
         gva: random.next(),
         access,
         marking: random.chance(80),
-    }
-}
-
-/// Random page-directory entries make bad page-directory-pointer entries.
-fn plant_pdptes(random: &mut Random, image: &mut Image, at: u64) {
-    let (base, bytes) = image.0.iter_mut().rfind(|(base, _)| *base <= at).unwrap();
-    let offset = (at - *base) as usize;
-    for index in 0..4 {
-        let entry = arena::pdpte(random).to_le_bytes();
-        bytes[offset + 8 * index..][..8].copy_from_slice(&entry);
     }
 }
 

@@ -93,6 +93,16 @@ pub(crate) fn pdpte(random: &mut Random) -> u64 {
     entry
 }
 
+/// Puts page-directory-pointer entries at `at`, with only those bits that `allowed` has set: other
+/// random entries make bad ones.
+pub(crate) fn plant_pdptes(random: &mut Random, image: &mut Image, at: u64, allowed: u64) {
+    let (base, bytes) = image.0.iter_mut().rfind(|(base, _)| *base <= at).unwrap();
+    let offset = (at - *base) as usize;
+    for pdpte in bytes[offset..offset + 32].chunks_exact_mut(8) {
+        pdpte.copy_from_slice(&(self::pdpte(random) & allowed).to_le_bytes());
+    }
+}
+
 /// A 32-bit entry, twice.
 pub(crate) fn entries_32(random: &mut Random) -> u64 {
     let low = entry_64(random) & 0xffff_ffff;
