@@ -17,7 +17,6 @@ use model::{Image, Outcome, Question};
 #[expect(dead_code, reason = "other tests need it")]
 mod arena;
 #[path = "../../crates/guest-paging/tests/support/model.rs"]
-#[expect(dead_code, reason = "other tests need it")]
 mod model;
 
 fn main() {
