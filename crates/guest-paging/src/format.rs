@@ -69,7 +69,7 @@ pub(crate) trait Format {
     ) -> Self::Fault;
 
     /// A table-referencing `entry` after the walk has used it.
-    fn mark_table(level: u8, entry: Self::Entry) -> Self::Entry;
+    fn mark_table(entry: Self::Entry) -> Self::Entry;
 
     /// The leaf after `access` went through it.
     fn mark_leaf(leaf: Self::Entry, access: Self::Access) -> Self::Entry;

@@ -184,7 +184,7 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
         if F::is_leaf(self.context, level, entry) {
             return Ok(entry);
         }
-        self.mark(level, at, entry, F::mark_table(level, entry))
+        self.mark(level, at, entry, F::mark_table(entry))
     }
 
     fn finish(

@@ -74,9 +74,8 @@ fn image(input: &mut Unstructured<'_>) -> Result<Image> {
         .map(|_| entry(input))
         .collect::<Result<Vec<_>>>()?;
     let mut which = Random(input.arbitrary()?);
-    Ok(arena::image(&mut which, |which| {
-        entries[which.below(count as u64) as usize]
-    }))
+    let one = |which: &mut Random| usize::try_from(which.below(count as u64)).expect("below count");
+    Ok(arena::image(&mut which, |which| entries[one(which)]))
 }
 
 fn entry(input: &mut Unstructured<'_>) -> Result<u64> {

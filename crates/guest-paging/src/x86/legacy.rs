@@ -68,7 +68,7 @@ impl Format for Legacy {
         context.denial(input, attribute_bits(denied.into()), 0, access)
     }
 
-    fn mark_table(_: u8, entry: u32) -> u32 {
+    fn mark_table(entry: u32) -> u32 {
         entry | ACCESSED as u32
     }
 

@@ -74,7 +74,7 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
         context.denial(input, attribute_bits(denied), context.key_of(leaf), access)
     }
 
-    fn mark_table(_: u8, entry: u64) -> u64 {
+    fn mark_table(entry: u64) -> u64 {
         entry | ACCESSED
     }
 
