@@ -36,7 +36,7 @@ pub struct IoApicState {
 
 /// Twenty-four interrupt pins in, interrupt messages out.
 ///
-/// The device is one page of memory at 0xfec0_0000 on a PC. After every call that can raise an
+/// The device is one page of memory at `0xfec0_0000` on a PC. After every call that can raise an
 /// interrupt, take the messages with [`next_message`](Self::next_message) until there is none.
 #[derive(Clone, Debug)]
 pub struct IoApic {
@@ -71,7 +71,12 @@ impl IoApic {
     }
 
     fn with(s: IoApicState) -> Self {
-        Self { s, reads: [0; 4], writes: [0; 4], messages: [0; 24] }
+        Self {
+            s,
+            reads: [0; 4],
+            writes: [0; 4],
+            messages: [0; 24],
+        }
     }
 
     /// Asserts or deasserts pin `pin`. The polarity bit of its entry is stored and has no effect:
@@ -105,7 +110,9 @@ impl IoApic {
             let pin = self.s.pending.trailing_zeros();
             self.s.pending &= self.s.pending - 1;
             let entry = &mut self.s.redirection[usize::try_from(pin).expect("below 24")];
-            let Some(message) = message_of(*entry) else { continue };
+            let Some(message) = message_of(*entry) else {
+                continue;
+            };
             // Only vectors that a local APIC will end keep the entry busy.
             if message.trigger == Trigger::Level && ends_with_eoi(message.delivery) {
                 *entry |= RTE_REMOTE_IRR;
@@ -131,7 +138,10 @@ impl IoApic {
     /// word; anything else reads as zero.
     pub fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
-        let (register, within) = (offset & !0xf, usize::try_from(offset & 0xf).expect("below 16"));
+        let (register, within) = (
+            offset & !0xf,
+            usize::try_from(offset & 0xf).expect("below 16"),
+        );
         let value = match register {
             IOREGSEL => u32::from(self.s.select),
             IOWIN => self.read_selected(),
@@ -149,7 +159,10 @@ impl IoApic {
     pub fn write(&mut self, offset: u64, data: &[u8]) {
         self.writes[slot(offset)] += 1;
         let word = <[u8; 4]>::try_from(data).map(u32::from_le_bytes);
-        let byte = data.first().copied().filter(|_| matches!(data.len(), 1 | 4));
+        let byte = data
+            .first()
+            .copied()
+            .filter(|_| matches!(data.len(), 1 | 4));
         match (offset, word, byte) {
             (IOREGSEL, _, Some(select)) => self.s.select = select,
             (IOWIN, Ok(value), _) => self.write_selected(value),
@@ -206,7 +219,9 @@ impl IoApic {
             self.s.id = value.to_le_bytes()[3] & 0xf;
             return;
         }
-        let Some((pin, half)) = table_index(self.s.select) else { return };
+        let Some((pin, half)) = table_index(self.s.select) else {
+            return;
+        };
         let old = self.s.redirection[pin];
         let mut parts = halves(old);
         parts[half] = value;
@@ -285,7 +300,10 @@ fn is_level(entry: u64) -> bool {
 /// Low and high double word.
 fn halves(entry: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = entry.to_le_bytes();
-    [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
+    [
+        u32::from_le_bytes([a, b, c, d]),
+        u32::from_le_bytes([e, f, g, h]),
+    ]
 }
 
 /// Pin and half of a redirection table register.
@@ -345,7 +363,10 @@ mod tests {
         assert_eq!(register(&mut ioapic, 1), 0x0017_0011);
         assert_eq!(register(&mut ioapic, 0x10), 0x0001_0000);
         assert_eq!(register(&mut ioapic, 0x40), 0, "past the table");
-        assert_eq!(register(&mut IoApic::new(0, IoApicVersion::V20), 1), 0x0017_0020);
+        assert_eq!(
+            register(&mut IoApic::new(0, IoApicVersion::V20), 1),
+            0x0017_0020
+        );
     }
 
     #[test]
@@ -355,7 +376,10 @@ mod tests {
         ioapic.set_line(4, true);
         ioapic.set_line(4, true);
         let message = ioapic.next_message().unwrap();
-        assert_eq!((message.vector, message.destination), (0x34, Destination::Logical(3)));
+        assert_eq!(
+            (message.vector, message.destination),
+            (0x34, Destination::Logical(3))
+        );
         assert_eq!(ioapic.next_message(), None);
         ioapic.set_line(4, false);
         ioapic.set_line(4, true);

@@ -21,11 +21,11 @@ use timer::Timebase;
 pub struct LocalApicConfig {
     /// The x2APIC id; the xAPIC id is its low byte.
     pub id: u32,
-    /// Whether the processor starts the machine (the BSP flag of IA32_APIC_BASE).
+    /// Whether the processor starts the machine (the BSP flag of `IA32_APIC_BASE`).
     pub bootstrap: bool,
     /// Whether x2APIC mode can be entered.
     pub x2apic: bool,
-    /// Start as PC firmware leaves the bootstrap processor: software enabled, LINT0 = ExtINT and
+    /// Start as PC firmware leaves the bootstrap processor: software enabled, LINT0 = `ExtINT` and
     /// LINT1 = NMI unmasked. Without it every LVT entry starts masked, as after power-on.
     pub virtual_wire: bool,
     /// Frequency of the timer's clock before its divider, in Hz; not zero.
@@ -36,7 +36,7 @@ pub struct LocalApicConfig {
     pub physical_address_bits: u8,
 }
 
-/// The mode that IA32_APIC_BASE selects.
+/// The mode that `IA32_APIC_BASE` selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LapicMode {
     /// Globally disabled: LINT0 is INTR and LINT1 is NMI.
@@ -79,7 +79,7 @@ pub struct GeneralProtection {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct LapicState {
-    /// IA32_APIC_BASE.
+    /// `IA32_APIC_BASE`.
     pub apic_base: u64,
     /// Task priority.
     pub tpr: u8,
@@ -111,7 +111,7 @@ pub struct LapicState {
     pub tsc_offset: u64,
     /// Levels of LINT0 and LINT1.
     pub lint: [bool; 2],
-    /// An ExtINT message came and its vector was not fetched yet.
+    /// An `ExtINT` message came and its vector was not fetched yet.
     pub external: bool,
     /// A non-maskable interrupt waits.
     pub nmi: bool,
@@ -156,16 +156,22 @@ impl LocalApic {
     /// Length of the register page in bytes.
     pub const LENGTH: u64 = 0x1000;
 
-    /// A local APIC after reset, in xAPIC mode at 0xfee0_0000.
+    /// A local APIC after reset, in xAPIC mode at `0xfee0_0000`.
     ///
     /// # Panics
     ///
     /// When a frequency is zero or the address width is not 36 to 52.
     #[must_use]
     pub fn new(config: LocalApicConfig) -> Self {
-        assert!(config.timer_hz > 0 && config.tsc_hz > 0, "a clock needs a frequency");
+        assert!(
+            config.timer_hz > 0 && config.tsc_hz > 0,
+            "a clock needs a frequency"
+        );
         let bits = config.physical_address_bits;
-        assert!((36..=52).contains(&bits), "{bits} is not a physical address width");
+        assert!(
+            (36..=52).contains(&bits),
+            "{bits} is not a physical address width"
+        );
         let bootstrap = if config.bootstrap { BASE_BSP } else { 0 };
         let mut s = LapicState {
             apic_base: DEFAULT_BASE | BASE_ENABLED | bootstrap,
@@ -196,7 +202,11 @@ impl LocalApic {
             s.lvt[LINT0] = 0x700;
             s.lvt[LINT1] = 0x400;
         }
-        Self { config, s, counters: new_counters() }
+        Self {
+            config,
+            s,
+            counters: new_counters(),
+        }
     }
 
     /// Takes up a saved state.
@@ -243,10 +253,12 @@ impl LocalApic {
         if self.s.lvt[TIMER] & LVT_MASKED != 0 || self.mode() == LapicMode::Disabled {
             return None;
         }
-        self.s.timer.deadline(timer::mode_of(self.s.lvt[TIMER]), self.timebase())
+        self.s
+            .timer
+            .deadline(timer::mode_of(self.s.lvt[TIMER]), self.timebase())
     }
 
-    /// The mode that IA32_APIC_BASE selects.
+    /// The mode that `IA32_APIC_BASE` selects.
     #[must_use]
     pub fn mode(&self) -> LapicMode {
         mode_of(self.s.apic_base)
@@ -285,7 +297,11 @@ impl LocalApic {
     #[must_use]
     pub fn processor_priority(&self) -> u8 {
         let serving = highest(&self.s.isr).unwrap_or(0) & 0xf0;
-        if self.s.tpr & 0xf0 >= serving { self.s.tpr } else { serving }
+        if self.s.tpr & 0xf0 >= serving {
+            self.s.tpr
+        } else {
+            serving
+        }
     }
 
     /// What the processor should take next, were interrupts enabled.
@@ -339,7 +355,7 @@ impl LocalApic {
         self.s.start_up.take()
     }
 
-    /// What INIT does to the registers: all but the id and IA32_APIC_BASE (SDM 11.4.7.3).
+    /// What INIT does to the registers: all but the id and `IA32_APIC_BASE` (SDM 11.4.7.3).
     pub fn init_reset(&mut self) {
         reset_registers(&mut self.s);
     }
@@ -492,7 +508,7 @@ impl LocalApic {
     }
 }
 
-/// Registers after power-on, reset or INIT (SDM 11.4.7.1). The id and IA32_APIC_BASE stay.
+/// Registers after power-on, reset or INIT (SDM 11.4.7.1). The id and `IA32_APIC_BASE` stay.
 fn reset_registers(s: &mut LapicState) {
     s.tpr = 0;
     s.ldr = 0;

@@ -9,8 +9,7 @@ mod route;
 pub use ioapic::{IoApic, IoApicState, IoApicVersion};
 pub use lapic::{
     GeneralProtection, LapicCounters, LapicMode, LapicState, LocalApic, LocalApicConfig, Output,
-    Pending,
-    TimerState,
+    Pending, TimerState,
 };
 pub use message::{DeliveryMode, Destination, Message, Shorthand, Trigger, msi_message};
 pub use route::deliver;
@@ -26,5 +25,9 @@ pub struct InvalidState {
 }
 
 fn check(valid: bool, device: &'static str, field: &'static str) -> Result<(), InvalidState> {
-    if valid { Ok(()) } else { Err(InvalidState { device, field }) }
+    if valid {
+        Ok(())
+    } else {
+        Err(InvalidState { device, field })
+    }
 }

@@ -112,7 +112,7 @@ pub struct Message {
 
 /// Decodes a message signalled interrupt (SDM 11.11.1 and 11.11.2).
 ///
-/// `None` when the address is outside 0xfee0_0000 to 0xfeef_ffff, the delivery mode is reserved, or
+/// `None` when the address is outside `0xfee0_0000` to `0xfeef_ffff`, the delivery mode is reserved, or
 /// a level message says deassert.
 #[must_use]
 pub fn msi_message(address: u64, data: u32) -> Option<Message> {
@@ -129,7 +129,9 @@ pub fn msi_message(address: u64, data: u32) -> Option<Message> {
     let id = low >> 4 | high << 4;
     let delivery = match DeliveryMode::from_bits(mode)? {
         // "If RH is 1 ... directed to the processor with the lowest interrupt priority".
-        DeliveryMode::Fixed if address & MSI_REDIRECT != 0 && logical => DeliveryMode::LowestPriority,
+        DeliveryMode::Fixed if address & MSI_REDIRECT != 0 && logical => {
+            DeliveryMode::LowestPriority
+        }
         delivery => delivery,
     };
     Some(Message {
@@ -163,7 +165,10 @@ mod tests {
     fn the_destination_spans_address_bits_19_to_12() {
         let message = msi_message(0xfeea_b004, 0x31).unwrap();
         assert_eq!(message.destination, Destination::Logical(0xab));
-        assert_eq!(msi_message(0xfeef_f000, 0x31).unwrap().destination, Destination::Broadcast);
+        assert_eq!(
+            msi_message(0xfeef_f000, 0x31).unwrap().destination,
+            Destination::Broadcast
+        );
     }
 
     #[test]
@@ -176,7 +181,11 @@ mod tests {
     fn what_is_no_interrupt_is_none() {
         assert_eq!(msi_message(0xfed0_0000, 0x31), None);
         assert_eq!(msi_message(0x1_fee0_0000, 0x31), None);
-        assert_eq!(msi_message(0xfee0_0000, 0x0331), None, "reserved delivery mode");
+        assert_eq!(
+            msi_message(0xfee0_0000, 0x0331),
+            None,
+            "reserved delivery mode"
+        );
         assert_eq!(msi_message(0xfee0_0000, 0x8031), None, "level deassert");
     }
 }

@@ -13,7 +13,10 @@ use crate::message::{DeliveryMode, Message, Shorthand};
 ///
 /// When `sender` is not an index of `lapics`.
 pub fn deliver(message: &Message, lapics: &mut [LocalApic], sender: Option<usize>) -> usize {
-    assert!(sender.is_none_or(|sender| sender < lapics.len()), "the sender is one of the APICs");
+    assert!(
+        sender.is_none_or(|sender| sender < lapics.len()),
+        "the sender is one of the APICs"
+    );
     if message.delivery == DeliveryMode::LowestPriority {
         let chosen = (0..lapics.len())
             .filter(|&i| is_for(message, &lapics[i], i, sender) && lapics[i].is_software_enabled())
@@ -77,16 +80,27 @@ mod tests {
     }
 
     fn who(lapics: &[LocalApic]) -> Vec<usize> {
-        (0..lapics.len()).filter(|&i| lapics[i].pending().is_some()).collect()
+        (0..lapics.len())
+            .filter(|&i| lapics[i].pending().is_some())
+            .collect()
     }
 
     #[test]
     fn physical_destinations_reach_one_and_broadcast_all() {
         let mut lapics = four();
-        assert_eq!(deliver(&message(Destination::Physical(2)), &mut lapics, None), 1);
+        assert_eq!(
+            deliver(&message(Destination::Physical(2)), &mut lapics, None),
+            1
+        );
         assert_eq!(who(&lapics), [2]);
-        assert_eq!(deliver(&message(Destination::Broadcast), &mut lapics, None), 4);
-        assert_eq!(deliver(&message(Destination::Physical(9)), &mut lapics, None), 0);
+        assert_eq!(
+            deliver(&message(Destination::Broadcast), &mut lapics, None),
+            4
+        );
+        assert_eq!(
+            deliver(&message(Destination::Physical(9)), &mut lapics, None),
+            0
+        );
     }
 
     #[test]
@@ -95,7 +109,10 @@ mod tests {
         for (i, lapic) in lapics.iter_mut().enumerate() {
             let _ = lapic.write(0xd0, &(1u32 << (24 + i)).to_le_bytes());
         }
-        assert_eq!(deliver(&message(Destination::Logical(0b1010)), &mut lapics, None), 2);
+        assert_eq!(
+            deliver(&message(Destination::Logical(0b1010)), &mut lapics, None),
+            2
+        );
         assert_eq!(who(&lapics), [1, 3]);
     }
 
@@ -114,7 +131,10 @@ mod tests {
             let _ = lapic.write(0xe0, &0x0fff_ffffu32.to_le_bytes());
             let _ = lapic.write(0xd0, &0x2100_0000u32.to_le_bytes());
         }
-        assert_eq!(deliver(&message(Destination::Logical(0xf1)), &mut lapics, None), 4);
+        assert_eq!(
+            deliver(&message(Destination::Logical(0xf1)), &mut lapics, None),
+            4
+        );
     }
 
     #[test]

@@ -13,7 +13,10 @@ pub struct Accesses<const N: usize> {
 
 impl<const N: usize> Default for Accesses<N> {
     fn default() -> Self {
-        Self { reads: [0; N], writes: [0; N] }
+        Self {
+            reads: [0; N],
+            writes: [0; N],
+        }
     }
 }
 

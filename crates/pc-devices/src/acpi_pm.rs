@@ -1,4 +1,4 @@
-//! ACPI fixed hardware: PM1a event and control, the PM timer and an empty GPE block.
+//! ACPI fixed hardware: `PM1a` event and control, the PM timer and an empty GPE block.
 //!
 //! Reference: ACPI 6.5, 4.8.3 (fixed hardware registers) and 4.8.4.1 (GPE blocks).
 
@@ -11,7 +11,7 @@ use crate::state_error::{InvalidState, check};
 pub enum TimerWidth {
     /// 24 bits: wraps after 4.7 s.
     Bits24,
-    /// 32 bits: wraps after 20 minutes; the FADT says so with TMR_VAL_EXT.
+    /// 32 bits: wraps after 20 minutes; the FADT says so with `TMR_VAL_EXT`.
     Bits32,
 }
 
@@ -36,11 +36,11 @@ pub struct AcpiPmState {
     pub pm1_status: u16,
     /// PM1 enable.
     pub pm1_enable: u16,
-    /// PM1 control, without SLP_EN.
+    /// PM1 control, without `SLP_EN`.
     pub pm1_control: u16,
     /// Timer ticks since time zero.
     pub tick: u64,
-    /// SLP_TYP of a request that the machine has not taken yet.
+    /// `SLP_TYP` of a request that the machine has not taken yet.
     pub sleep: Option<u8>,
 }
 
@@ -48,10 +48,10 @@ pub struct AcpiPmState {
 ///
 /// | offset | register |
 /// |---|---|
-/// | 0 | PM1a_STS (2 bytes), PM1a_EN (2) |
-/// | 4 | PM1a_CNT (2) |
-/// | 8 | PM_TMR (4) |
-/// | 12 | GPE0_STS (2), GPE0_EN (2): no event is wired |
+/// | 0 | `PM1a_STS` (2 bytes), `PM1a_EN` (2) |
+/// | 4 | `PM1a_CNT` (2) |
+/// | 8 | `PM_TMR` (4) |
+/// | 12 | `GPE0_STS` (2), `GPE0_EN` (2): no event is wired |
 #[derive(Clone, Debug)]
 pub struct AcpiPm {
     s: AcpiPmState,
@@ -61,14 +61,14 @@ pub struct AcpiPm {
 impl AcpiPm {
     /// Length of the register block in ports.
     pub const LENGTH: u16 = 16;
-    /// Offset of PM1a_CNT in the block.
+    /// Offset of `PM1a_CNT` in the block.
     pub const PM1A_CONTROL: u16 = 4;
     /// Offset of the timer in the block.
     pub const PM_TIMER: u16 = 8;
     /// Offset of the GPE0 block.
     pub const GPE0: u16 = 12;
 
-    /// A block at port `base`, in ACPI mode already (SCI_EN set, as with no SMI command port).
+    /// A block at port `base`, in ACPI mode already (`SCI_EN` set, as with no SMI command port).
     #[must_use]
     pub fn new(base: u16, width: TimerWidth) -> Self {
         let s = AcpiPmState {
@@ -80,7 +80,10 @@ impl AcpiPm {
             tick: 0,
             sleep: None,
         };
-        Self { s, accesses: Accesses::default() }
+        Self {
+            s,
+            accesses: Accesses::default(),
+        }
     }
 
     /// Moves time to `now` nanoseconds; an earlier time than the last one changes nothing.
@@ -105,7 +108,9 @@ impl AcpiPm {
             return None;
         }
         let half = 1u64 << (self.bits() - 1);
-        Some(ns_of((s.tick / half).saturating_add(1).saturating_mul(half)))
+        Some(ns_of(
+            (s.tick / half).saturating_add(1).saturating_mul(half),
+        ))
     }
 
     /// Reads bytes from consecutive ports; a port that is not the device's reads as 0xff.
@@ -132,7 +137,7 @@ impl AcpiPm {
         };
     }
 
-    /// Takes the sleep type (SLP_TYP, 0 to 7) of a request to sleep or power off.
+    /// Takes the sleep type (`SLP_TYP`, 0 to 7) of a request to sleep or power off.
     pub fn take_sleep(&mut self) -> Option<u8> {
         self.s.sleep.take()
     }
@@ -169,7 +174,9 @@ impl AcpiPm {
     }
 
     fn read_byte(&mut self, port: u16) -> u8 {
-        let Some(offset) = self.offset_of(port) else { return 0xff };
+        let Some(offset) = self.offset_of(port) else {
+            return 0xff;
+        };
         self.accesses.count_read(offset);
         let s = &self.s;
         match offset {
@@ -182,7 +189,9 @@ impl AcpiPm {
     }
 
     fn write_byte(&mut self, port: u16, value: u8) {
-        let Some(offset) = self.offset_of(port) else { return };
+        let Some(offset) = self.offset_of(port) else {
+            return;
+        };
         self.accesses.count_write(offset);
         let high = offset % 2 == 1;
         let wide = u16::from(value) << if high { 8 } else { 0 };
@@ -212,10 +221,16 @@ impl TryFrom<AcpiPmState> for AcpiPm {
         let ok = |valid, field| check(valid, "ACPI PM", field);
         ok(s.base.checked_add(Self::LENGTH).is_some(), "base")?;
         ok(s.pm1_enable & !ENABLES == 0, "pm1_enable")?;
-        ok(s.pm1_control & !(CONTROL_WRITABLE | SCI_EN) == 0, "pm1_control")?;
+        ok(
+            s.pm1_control & !(CONTROL_WRITABLE | SCI_EN) == 0,
+            "pm1_control",
+        )?;
         ok(s.pm1_status & !STATUSES == 0, "pm1_status")?;
         ok(s.sleep.is_none_or(|sleep| sleep < 8), "sleep")?;
-        Ok(Self { s, accesses: Accesses::default() })
+        Ok(Self {
+            s,
+            accesses: Accesses::default(),
+        })
     }
 }
 
@@ -306,7 +321,11 @@ mod tests {
         outw(&mut pm, 4, 5 << 10 | 1 << 13);
         assert_eq!(pm.take_sleep(), Some(5));
         assert_eq!(pm.take_sleep(), None);
-        assert_eq!(inl(&mut pm, 4), 5 << 10 | 1, "SLP_EN reads as zero, SCI_EN stays");
+        assert_eq!(
+            inl(&mut pm, 4),
+            5 << 10 | 1,
+            "SLP_EN reads as zero, SCI_EN stays"
+        );
     }
 
     #[test]

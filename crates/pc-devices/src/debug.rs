@@ -22,7 +22,11 @@ impl DebugExit {
     /// Takes up to four bytes, little end first; what a longer write has beyond them is ignored.
     /// The first write counts.
     pub fn write(&mut self, _port: u16, data: &[u8]) {
-        let value = data.iter().take(4).rev().fold(0u32, |sum, &byte| sum << 8 | u32::from(byte));
+        let value = data
+            .iter()
+            .take(4)
+            .rev()
+            .fold(0u32, |sum, &byte| sum << 8 | u32::from(byte));
         self.code.get_or_insert(value);
     }
 
@@ -149,7 +153,10 @@ mod tests {
         console.write(0xe9, b"b");
         assert_eq!(console.take_output(), b"ab");
         (0..=DebugConsole::CAPACITY).for_each(|_| console.write(0x402, b"x"));
-        assert_eq!((console.take_output().len(), console.dropped()), (DebugConsole::CAPACITY, 1));
+        assert_eq!(
+            (console.take_output().len(), console.dropped()),
+            (DebugConsole::CAPACITY, 1)
+        );
         let mut data = [0; 2];
         console.read(0x402, &mut data);
         assert_eq!(data, [0xe9, 0xff]);

@@ -95,7 +95,13 @@ impl I8042 {
     }
 
     fn with(s: Registers, keyboard: Keyboard, mouse: Mouse) -> Self {
-        Self { s, keyboard, mouse, accesses: Accesses::default(), interrupts: [0; 2] }
+        Self {
+            s,
+            keyboard,
+            mouse,
+            accesses: Accesses::default(),
+            interrupts: [0; 2],
+        }
     }
 
     /// Moves time to `now` nanoseconds; an earlier time than the last one changes nothing.
@@ -224,7 +230,10 @@ impl I8042 {
     fn read_data(&mut self) -> u8 {
         // An empty buffer reads as the last byte on real controllers; zero is as good.
         let byte = self.s.output.take().unwrap_or(0);
-        self.s.wire_free_at = self.s.wire_free_at.max(self.s.now.saturating_add(Self::WIRE_NS));
+        self.s.wire_free_at = self
+            .s
+            .wire_free_at
+            .max(self.s.now.saturating_add(Self::WIRE_NS));
         byte
     }
 
@@ -275,7 +284,10 @@ impl I8042 {
     }
 
     fn hold_wire(&mut self) {
-        self.s.wire_free_at = self.s.wire_free_at.max(self.s.now.saturating_add(Self::WIRE_NS));
+        self.s.wire_free_at = self
+            .s
+            .wire_free_at
+            .max(self.s.now.saturating_add(Self::WIRE_NS));
     }
 
     /// Puts a byte of the controller's own into the output buffer, over what is there.
@@ -317,11 +329,17 @@ impl I8042 {
             self.s.release_prefix = true;
             return None;
         }
-        let release = if std::mem::take(&mut self.s.release_prefix) { 0x80 } else { 0 };
+        let release = if std::mem::take(&mut self.s.release_prefix) {
+            0x80
+        } else {
+            0
+        };
         Some(match byte {
             0x83 => 0x41 | release,
             0x84 => 0x54 | release,
-            _ => SET_2_TO_1.get(usize::from(byte)).map_or(byte, |&code| code | release),
+            _ => SET_2_TO_1
+                .get(usize::from(byte))
+                .map_or(byte, |&code| code | release),
         })
     }
 }
@@ -330,7 +348,9 @@ impl TryFrom<I8042State> for I8042 {
     type Error = InvalidState;
 
     fn try_from(state: I8042State) -> Result<Self, InvalidState> {
-        let known = state.awaiting.is_none_or(|command| matches!(command, 0x60 | 0xd1..=0xd4));
+        let known = state
+            .awaiting
+            .is_none_or(|command| matches!(command, 0x60 | 0xd1..=0xd4));
         check(known, "i8042", "awaiting")?;
         let s = Registers {
             command_byte: state.command_byte,
@@ -344,7 +364,11 @@ impl TryFrom<I8042State> for I8042 {
             now: state.now,
             reset_requested: state.reset_requested,
         };
-        Ok(Self::with(s, Keyboard::restore(state.keyboard)?, Mouse::restore(state.mouse)?))
+        Ok(Self::with(
+            s,
+            Keyboard::restore(state.keyboard)?,
+            Mouse::restore(state.mouse)?,
+        ))
     }
 }
 
@@ -416,7 +440,10 @@ mod tests {
         assert!(!kbc.keyboard_irq(), "the answer takes its time");
         assert_eq!([poll(&mut kbc), poll(&mut kbc)], [0xfa, 0xaa]);
         kbc.write(0x60, &[0xf2]);
-        assert_eq!([poll(&mut kbc), poll(&mut kbc), poll(&mut kbc)], [0xfa, 0xab, 0x83]);
+        assert_eq!(
+            [poll(&mut kbc), poll(&mut kbc), poll(&mut kbc)],
+            [0xfa, 0xab, 0x83]
+        );
         kbc.write(0x60, &[0xed]);
         assert_eq!(poll(&mut kbc), 0xfa);
         kbc.write(0x60, &[0x02]);
@@ -444,7 +471,11 @@ mod tests {
         let mut kbc = I8042::new();
         kbc.write(0x64, &[0x60]);
         kbc.write(0x60, &[0x47]);
-        for (command, answer) in [(0xff, &[0xfa, 0xaa, 0x00][..]), (0xf2, &[0xfa, 0x00]), (0xf4, &[0xfa])] {
+        for (command, answer) in [
+            (0xff, &[0xfa, 0xaa, 0x00][..]),
+            (0xf2, &[0xfa, 0x00]),
+            (0xf4, &[0xfa]),
+        ] {
             kbc.write(0x64, &[0xd4]);
             kbc.write(0x60, &[command]);
             for &byte in answer {
@@ -452,7 +483,10 @@ mod tests {
             }
         }
         kbc.move_mouse(-3, 300, 1);
-        assert_eq!([poll(&mut kbc), poll(&mut kbc), poll(&mut kbc)], [0x19, 0xfd, 0xff]);
+        assert_eq!(
+            [poll(&mut kbc), poll(&mut kbc), poll(&mut kbc)],
+            [0x19, 0xfd, 0xff]
+        );
         assert_eq!(kbc.state().mouse.dy, 45);
     }
 

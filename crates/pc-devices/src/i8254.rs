@@ -48,7 +48,13 @@ impl I8254 {
     pub fn new() -> Self {
         let mut channels = [Channel::new(), Channel::new(), Channel::new()];
         channels[2].set_gate(false);
-        Self { channels, tick: 0, port_61: 0, accesses: Accesses::default(), interrupts: 0 }
+        Self {
+            channels,
+            tick: 0,
+            port_61: 0,
+            accesses: Accesses::default(),
+            interrupts: 0,
+        }
     }
 
     /// Moves time to `now` nanoseconds; an earlier time than the last one changes nothing.
@@ -57,7 +63,9 @@ impl I8254 {
     /// level at `now` only: to see every edge, advance to each [`next_deadline`](Self::next_deadline).
     pub fn advance(&mut self, now: u64) {
         let tick = ticks_at(now);
-        let Some(elapsed) = tick.checked_sub(self.tick) else { return };
+        let Some(elapsed) = tick.checked_sub(self.tick) else {
+            return;
+        };
         let before = self.irq();
         for channel in &mut self.channels {
             channel.advance(elapsed);
@@ -111,11 +119,17 @@ impl I8254 {
     #[must_use]
     pub fn state(&self) -> I8254State {
         let channels = [0, 1, 2].map(|i: usize| self.channels[i].state());
-        I8254State { channels, tick: self.tick, port_61: self.port_61 }
+        I8254State {
+            channels,
+            tick: self.tick,
+            port_61: self.port_61,
+        }
     }
 
     fn read_byte(&mut self, port: u16) -> u8 {
-        let Some(register) = register_of(port) else { return 0xff };
+        let Some(register) = register_of(port) else {
+            return 0xff;
+        };
         self.accesses.count_read(register);
         match register {
             PORT_61 => self.read_port_61(),
@@ -126,7 +140,9 @@ impl I8254 {
     }
 
     fn write_byte(&mut self, port: u16, value: u8) {
-        let Some(register) = register_of(port) else { return };
+        let Some(register) = register_of(port) else {
+            return;
+        };
         self.accesses.count_write(register);
         match register {
             PORT_61 => {
@@ -143,7 +159,8 @@ impl I8254 {
             READ_BACK => {
                 for (i, channel) in self.channels.iter_mut().enumerate() {
                     if value & (2 << i) != 0 {
-                        channel.read_back(value & NO_LATCH_COUNT == 0, value & NO_LATCH_STATUS == 0);
+                        channel
+                            .read_back(value & NO_LATCH_COUNT == 0, value & NO_LATCH_STATUS == 0);
                     }
                 }
             }
@@ -155,7 +172,11 @@ impl I8254 {
     fn read_port_61(&self) -> u8 {
         // The refresh request toggles each time channel 1 would ask for one, every 18 CLK pulses
         // (15 us), whatever the guest makes of channel 1: there is no DRAM to refresh.
-        let refresh = if self.tick / REFRESH_TICKS % 2 == 1 { REFRESH_TOGGLE } else { 0 };
+        let refresh = if self.tick / REFRESH_TICKS % 2 == 1 {
+            REFRESH_TOGGLE
+        } else {
+            0
+        };
         let out2 = if self.channels[2].output() { OUT_2 } else { 0 };
         self.port_61 | refresh | out2
     }
@@ -166,7 +187,11 @@ impl TryFrom<I8254State> for I8254 {
 
     fn try_from(state: I8254State) -> Result<Self, InvalidState> {
         let [a, b, c] = state.channels;
-        let channels = [Channel::restore(a)?, Channel::restore(b)?, Channel::restore(c)?];
+        let channels = [
+            Channel::restore(a)?,
+            Channel::restore(b)?,
+            Channel::restore(c)?,
+        ];
         crate::state_error::check(
             state.port_61 & !PORT_61_WRITABLE == 0
                 && (state.port_61 & GATE_2 != 0) == channels[2].state().gate,

@@ -47,7 +47,13 @@ impl I8259Pair {
     }
 
     fn with_chips(master: Chip, slave: Chip) -> Self {
-        Self { master, slave, accesses: Accesses::default(), acknowledged: [0; 16], spurious: 0 }
+        Self {
+            master,
+            slave,
+            accesses: Accesses::default(),
+            acknowledged: [0; 16],
+            spurious: 0,
+        }
     }
 
     /// Reads bytes from consecutive ports; a port that is not the device's reads as 0xff.
@@ -130,7 +136,10 @@ impl I8259Pair {
     /// A copy of the architectural state.
     #[must_use]
     pub fn state(&self) -> I8259PairState {
-        I8259PairState { master: self.master.state(), slave: self.slave.state() }
+        I8259PairState {
+            master: self.master.state(),
+            slave: self.slave.state(),
+        }
     }
 
     /// INT of the slave falls at an acknowledge, so that a request behind it makes a new edge.
@@ -143,7 +152,9 @@ impl I8259Pair {
     }
 
     fn read_byte(&mut self, port: u16) -> u8 {
-        let Some(register) = register_of(port) else { return 0xff };
+        let Some(register) = register_of(port) else {
+            return 0xff;
+        };
         self.accesses.count_read(register);
         match register {
             0 | 1 => self.master.read(register == 1),
@@ -159,7 +170,9 @@ impl I8259Pair {
     }
 
     fn write_byte(&mut self, port: u16, value: u8) {
-        let Some(register) = register_of(port) else { return };
+        let Some(register) = register_of(port) else {
+            return;
+        };
         self.accesses.count_write(register);
         match register {
             0 | 1 => self.master.write(register == 1, value),

@@ -70,7 +70,11 @@ impl Mc146818 {
             second_began: 0,
             now: 0,
         };
-        Self { s, accesses: Accesses::default(), interrupts: 0 }
+        Self {
+            s,
+            accesses: Accesses::default(),
+            interrupts: 0,
+        }
     }
 
     /// Writes the memory sizes and the checksum that PC firmware keeps in CMOS.
@@ -84,7 +88,10 @@ impl Mc146818 {
         self.put(0x30, extended.min(0xffff), 2);
         self.put(0x34, above_16m.min(0xffff), 2);
         self.put(0x5b, (size.above_4g / (64 * KIB)).min(0xff_ffff), 3);
-        let sum = self.s.ram[0x10..=0x2d].iter().map(|&byte| u64::from(byte)).sum::<u64>();
+        let sum = self.s.ram[0x10..=0x2d]
+            .iter()
+            .map(|&byte| u64::from(byte))
+            .sum::<u64>();
         let [low, high, ..] = sum.to_le_bytes();
         self.s.ram[0x2e] = high;
         self.s.ram[0x2f] = low;
@@ -232,7 +239,11 @@ impl Mc146818 {
             self.store_shown();
         }
         // "SET ... UIE is cleared when the SET bit is written to a one."
-        let value = if value & B_SET != 0 { value & !UF } else { value };
+        let value = if value & B_SET != 0 {
+            value & !UF
+        } else {
+            value
+        };
         self.s.ram[REGISTER_B] = value;
         if was_set && value & B_SET == 0 {
             self.take_shown();
@@ -250,10 +261,25 @@ impl Mc146818 {
     fn shown(&self) -> [u8; 8] {
         let time = Calendar::from_seconds(self.s.seconds);
         let weekday = (time.weekday + self.s.weekday_offset) % 7 + 1;
-        let fields =
-            [time.second, time.minute, weekday, time.day, time.month, time.year_of_century];
+        let fields = [
+            time.second,
+            time.minute,
+            weekday,
+            time.day,
+            time.month,
+            time.year_of_century,
+        ];
         let [second, minute, weekday, day, month, year] = fields.map(|field| self.coded(field));
-        [second, minute, self.coded_hour(time.hour), weekday, day, month, year, self.coded(time.century)]
+        [
+            second,
+            minute,
+            self.coded_hour(time.hour),
+            weekday,
+            day,
+            month,
+            year,
+            self.coded(time.century),
+        ]
     }
 
     /// Sets the clock from the memory bytes. Bytes out of range count as the nearest value.
@@ -277,7 +303,11 @@ impl Mc146818 {
     }
 
     fn coded(&self, value: u8) -> u8 {
-        if self.s.ram[REGISTER_B] & B_BINARY != 0 { value } else { value / 10 << 4 | value % 10 }
+        if self.s.ram[REGISTER_B] & B_BINARY != 0 {
+            value
+        } else {
+            (value / 10 * 16) + value % 10
+        }
     }
 
     fn decoded(&self, raw: u8) -> u8 {
@@ -319,10 +349,11 @@ impl Mc146818 {
     }
 
     fn pass_periods(&mut self, before: u64) {
-        if let Some(period) = self.period_ticks() {
-            if crystal_ticks(before) / period != crystal_ticks(self.s.now) / period {
-                self.s.flags |= PF;
-            }
+        let Some(period) = self.period_ticks() else {
+            return;
+        };
+        if crystal_ticks(before) / period != crystal_ticks(self.s.now) / period {
+            self.s.flags |= PF;
         }
     }
 
@@ -400,7 +431,11 @@ impl TryFrom<Mc146818State> for Mc146818 {
         ok(s.now <= LAST_NS, "now")?;
         // While the divider is stopped the phase may grow without bound.
         ok(phase >= 0 && s.second_began >= -SECOND, "second_began")?;
-        Ok(Self { s, accesses: Accesses::default(), interrupts: 0 })
+        Ok(Self {
+            s,
+            accesses: Accesses::default(),
+            interrupts: 0,
+        })
     }
 }
 
@@ -417,7 +452,10 @@ fn is_time(index: usize) -> bool {
 }
 
 fn time_slot(index: usize) -> usize {
-    TIME_BYTES.iter().position(|&at| at == index).expect("asked after is_time")
+    TIME_BYTES
+        .iter()
+        .position(|&at| at == index)
+        .expect("asked after is_time")
 }
 
 const RAM_SIZE: usize = 128;

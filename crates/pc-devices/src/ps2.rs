@@ -110,7 +110,10 @@ impl Keyboard {
                 self.answer(&[ACK]);
             }
             0xf5 | 0xf6 => {
-                self.s = KeyboardState { scanning: command == 0xf6, ..Self::new().s };
+                self.s = KeyboardState {
+                    scanning: command == 0xf6,
+                    ..Self::new().s
+                };
                 self.answer(&[ACK]);
             }
             // Set all or single keys' typematic behaviour (set 3): accepted, without effect.
@@ -210,7 +213,12 @@ impl Mouse {
             // Device id 0: three bytes a packet, no wheel.
             0xf2 => self.answer(&[0]),
             0xf4 | 0xf5 => self.s.reporting = command == 0xf4,
-            0xf6 => self.s = MouseState { queue: std::mem::take(&mut self.s.queue), ..Self::new().s },
+            0xf6 => {
+                self.s = MouseState {
+                    queue: std::mem::take(&mut self.s.queue),
+                    ..Self::new().s
+                }
+            }
             _ => {}
         }
     }
@@ -230,7 +238,11 @@ impl Mouse {
         self.s.dx -= dx;
         self.s.dy -= dy;
         let signs = u8::from(dx < 0) << 4 | u8::from(dy < 0) << 5;
-        let packet = [8 | signs | self.s.buttons, dx.to_le_bytes()[0], dy.to_le_bytes()[0]];
+        let packet = [
+            8 | signs | self.s.buttons,
+            dx.to_le_bytes()[0],
+            dy.to_le_bytes()[0],
+        ];
         self.answer(&packet);
     }
 

@@ -16,5 +16,9 @@ pub(crate) fn check(
     device: &'static str,
     field: &'static str,
 ) -> Result<(), InvalidState> {
-    if valid { Ok(()) } else { Err(InvalidState { device, field }) }
+    if valid {
+        Ok(())
+    } else {
+        Err(InvalidState { device, field })
+    }
 }

@@ -87,7 +87,11 @@ pub(super) fn is_external(entry: u32) -> bool {
 pub(super) fn is_legal(s: &LapicState) -> bool {
     let enabled = s.svr & SVR_ENABLED != 0;
     (0..).zip(s.lvt).all(|(index, entry): (usize, u32)| {
-        let remote = if matches!(index, LINT0 | LINT1) { LVT_REMOTE_IRR } else { 0 };
+        let remote = if matches!(index, LINT0 | LINT1) {
+            LVT_REMOTE_IRR
+        } else {
+            0
+        };
         entry & !(LVT_WRITABLE[index] | remote) == 0
             && (enabled || entry & LVT_MASKED != 0)
             && (entry & LVT_LEVEL != 0 || entry & LVT_REMOTE_IRR == 0)

@@ -14,7 +14,9 @@ impl LocalApic {
             return data.fill(0xff);
         }
         data.fill(0);
-        let Some((register, within)) = split(offset) else { return };
+        let Some((register, within)) = split(offset) else {
+            return;
+        };
         let bytes = self.read_xapic(register).to_le_bytes();
         if let Some(part) = bytes.get(within..within + data.len()) {
             data.copy_from_slice(part);
@@ -56,7 +58,9 @@ impl LocalApic {
             DFR => self.s.dfr = value | !DFR_BITS,
             ESR => self.latch_errors(),
             EOI => return self.end_of_interrupt(),
-            ICR_HIGH => self.s.icr = u64::from(value & 0xff00_0000) << 32 | self.s.icr & 0xffff_ffff,
+            ICR_HIGH => {
+                self.s.icr = u64::from(value & 0xff00_0000) << 32 | self.s.icr & 0xffff_ffff;
+            }
             ICR_LOW => {
                 self.s.icr = self.s.icr & !0xffff_ffff | u64::from(value & ICR_WRITABLE);
                 let id = high_word(self.s.icr).to_le_bytes()[3];
@@ -138,7 +142,13 @@ impl LocalApic {
         };
         self.counters.messages += 1;
         let trigger = Trigger::Edge;
-        Some(Output::Message(Message { vector, delivery, destination, shorthand, trigger }))
+        Some(Output::Message(Message {
+            vector,
+            delivery,
+            destination,
+            shorthand,
+            trigger,
+        }))
     }
 
     fn write_svr(&mut self, value: u32) {
@@ -151,7 +161,9 @@ impl LocalApic {
 
 /// Register number and byte within its 16, when `offset` lies in the page's registers.
 fn split(offset: u64) -> Option<(u8, usize)> {
-    let register = u8::try_from(offset >> 4).ok().filter(|&register| register < 64)?;
+    let register = u8::try_from(offset >> 4)
+        .ok()
+        .filter(|&register| register < 64)?;
     Some((register, usize::try_from(offset & 0xf).ok()?))
 }
 

@@ -1,4 +1,4 @@
-//! IA32_APIC_BASE, IA32_TSC_DEADLINE and the x2APIC registers (SDM 11.4.4, 11.5.4.1, 11.12).
+//! `IA32_APIC_BASE`, `IA32_TSC_DEADLINE` and the x2APIC registers (SDM 11.4.4, 11.5.4.1, 11.12).
 
 use super::registers::*;
 use super::{GeneralProtection, LapicMode, LocalApic, Output, mode_of, reset_registers, timer};
@@ -8,7 +8,10 @@ impl LocalApic {
     /// Whether `index` is an MSR of the local APIC.
     #[must_use]
     pub fn owns_msr(index: u32) -> bool {
-        matches!(index, IA32_APIC_BASE | IA32_TSC_DEADLINE | X2APIC_FIRST..=X2APIC_LAST)
+        matches!(
+            index,
+            IA32_APIC_BASE | IA32_TSC_DEADLINE | X2APIC_FIRST..=X2APIC_LAST
+        )
     }
 
     /// RDMSR.
@@ -41,7 +44,7 @@ impl LocalApic {
     /// # Errors
     ///
     /// #GP when there is no such register, it cannot be written, a reserved bit is set, or
-    /// IA32_APIC_BASE would change mode in a way that SDM figure 11-27 does not have.
+    /// `IA32_APIC_BASE` would change mode in a way that SDM figure 11-27 does not have.
     pub fn write_msr(
         &mut self,
         index: u32,
@@ -56,13 +59,14 @@ impl LocalApic {
             _ => {
                 let register = self.x2apic_register(index)?;
                 self.counters.writes[usize::from(register)] += 1;
-                self.write_x2apic(register, value).ok_or(GeneralProtection { index })
+                self.write_x2apic(register, value)
+                    .ok_or(GeneralProtection { index })
             }
         }
     }
 
     pub(super) fn is_legal_base(&self, value: u64) -> bool {
-        let address = (1u64 << self.config.physical_address_bits) - 1 & !0xfff;
+        let address = ((1u64 << self.config.physical_address_bits) - 1) & !0xfff;
         let x2apic = if self.config.x2apic { BASE_X2APIC } else { 0 };
         let known = address | BASE_BSP | BASE_ENABLED | x2apic;
         let extended_while_off = value & (BASE_ENABLED | BASE_X2APIC) == BASE_X2APIC;
@@ -76,7 +80,9 @@ impl LocalApic {
             (LapicMode::Disabled, LapicMode::X2Apic) | (LapicMode::X2Apic, LapicMode::XApic)
         );
         if forbidden || !self.is_legal_base(value) {
-            return Err(GeneralProtection { index: IA32_APIC_BASE });
+            return Err(GeneralProtection {
+                index: IA32_APIC_BASE,
+            });
         }
         self.s.apic_base = value;
         // "When [the APIC] is re-enabled its state is that of power-up or reset" (SDM 11.4.3).
@@ -86,7 +92,7 @@ impl LocalApic {
         Ok(())
     }
 
-    /// "In other timer modes (LVT bit 18 = 0), the IA32_TSC_DEADLINE MSR reads zero and writes are
+    /// "In other timer modes (LVT bit 18 = 0), the `IA32_TSC_DEADLINE` MSR reads zero and writes are
     /// ignored" (SDM 11.5.4.1).
     fn write_tsc_deadline(&mut self, value: u64) {
         if timer::mode_of(self.s.lvt[TIMER]) != timer::Mode::TscDeadline {
@@ -100,7 +106,9 @@ impl LocalApic {
     }
 
     fn x2apic_register(&self, index: u32) -> Result<u8, GeneralProtection> {
-        let register = index.checked_sub(X2APIC_FIRST).and_then(|i| u8::try_from(i).ok());
+        let register = index
+            .checked_sub(X2APIC_FIRST)
+            .and_then(|i| u8::try_from(i).ok());
         match register {
             Some(register @ 0..64) if self.mode() == LapicMode::X2Apic => Ok(register),
             _ => Err(GeneralProtection { index }),
@@ -128,7 +136,10 @@ impl LocalApic {
             EOI => return Some(self.end_of_interrupt()),
             ESR => self.latch_errors(),
             SELF_IPI => self.accept_vector(value.to_le_bytes()[0], Trigger::Edge),
-            _ => assert!(self.write_common(register, value), "x2apic_writable lists {register:#x}"),
+            _ => assert!(
+                self.write_common(register, value),
+                "x2apic_writable lists {register:#x}"
+            ),
         }
         Some(None)
     }

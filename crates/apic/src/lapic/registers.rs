@@ -52,8 +52,14 @@ pub(crate) const LVT_REMOTE_IRR: u32 = 1 << 14;
 pub(crate) const LVT_LEVEL: u32 = 1 << 15;
 pub(crate) const LVT_MASKED: u32 = 1 << 16;
 /// Writable bits of each entry.
-pub(crate) const LVT_WRITABLE: [u32; 6] =
-    [0x0007_00ff, 0x0001_07ff, 0x0001_07ff, 0x0001_a7ff, 0x0001_a7ff, 0x0001_00ff];
+pub(crate) const LVT_WRITABLE: [u32; 6] = [
+    0x0007_00ff,
+    0x0001_07ff,
+    0x0001_07ff,
+    0x0001_a7ff,
+    0x0001_a7ff,
+    0x0001_00ff,
+];
 
 // Figure 11-9, error status.
 pub(crate) const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;

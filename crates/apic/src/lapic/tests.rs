@@ -70,7 +70,10 @@ fn reset_values_are_the_manuals() {
 
 #[test]
 fn virtual_wire_lets_the_8259_through() {
-    let mut lapic = LocalApic::new(LocalApicConfig { virtual_wire: true, ..CONFIG });
+    let mut lapic = LocalApic::new(LocalApicConfig {
+        virtual_wire: true,
+        ..CONFIG
+    });
     assert_eq!(get(&mut lapic, 0x350), 0x700);
     lapic.set_lint(0, true);
     assert_eq!(lapic.acknowledge(), Some(Pending::External));
@@ -170,8 +173,15 @@ fn software_disabled_takes_no_vectors_and_keeps_the_table_masked() {
     assert_eq!(lapic.pending(), None);
     assert_eq!(get(&mut lapic, 0x320), 0x1_0040);
     out(&mut lapic, 0x320, 0x40);
-    assert_eq!(get(&mut lapic, 0x320), 0x1_0040, "the mask cannot be cleared");
-    lapic.accept(&Message { delivery: DeliveryMode::Nmi, ..fixed(0, Trigger::Edge) });
+    assert_eq!(
+        get(&mut lapic, 0x320),
+        0x1_0040,
+        "the mask cannot be cleared"
+    );
+    lapic.accept(&Message {
+        delivery: DeliveryMode::Nmi,
+        ..fixed(0, Trigger::Edge)
+    });
     assert!(lapic.take_nmi());
 }
 
@@ -191,7 +201,16 @@ fn one_shot_counts_down_once() {
 
 #[test]
 fn every_divider_divides() {
-    for (code, divisor) in [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128), (11, 1)] {
+    for (code, divisor) in [
+        (0, 2),
+        (1, 4),
+        (2, 8),
+        (3, 16),
+        (8, 32),
+        (9, 64),
+        (10, 128),
+        (11, 1),
+    ] {
         let mut lapic = enabled();
         out(&mut lapic, 0x3e0, code);
         out(&mut lapic, 0x320, 0x40);
@@ -242,7 +261,11 @@ fn tsc_deadline_fires_once_at_its_count() {
     assert_eq!(lapic.read_msr(0x6e0), Ok(0));
     out(&mut lapic, 0xb0, 0);
     lapic.write_msr(0x6e0, 3).unwrap();
-    assert_eq!(lapic.acknowledge(), Some(Pending::Vector(0x40)), "already past");
+    assert_eq!(
+        lapic.acknowledge(),
+        Some(Pending::Vector(0x40)),
+        "already past"
+    );
 }
 
 #[test]
@@ -258,9 +281,14 @@ fn a_masked_timer_has_no_deadline() {
 fn icr_describes_a_message() {
     let mut lapic = enabled();
     out(&mut lapic, 0x310, 0x0300_0000);
-    let Some(Output::Message(message)) = out(&mut lapic, 0x300, 0x0000_0841) else { panic!() };
+    let Some(Output::Message(message)) = out(&mut lapic, 0x300, 0x0000_0841) else {
+        panic!()
+    };
     assert_eq!(message.destination, Destination::Logical(3));
-    assert_eq!((message.vector, message.delivery), (0x41, DeliveryMode::Fixed));
+    assert_eq!(
+        (message.vector, message.delivery),
+        (0x41, DeliveryMode::Fixed)
+    );
     // INIT assert is a message, deassert is not.
     assert!(out(&mut lapic, 0x300, 0x000c_c500).is_some());
     assert!(out(&mut lapic, 0x300, 0x000c_8500).is_none());
@@ -288,7 +316,11 @@ fn apic_base_changes_mode_only_as_the_figure_allows() {
     let mut lapic = LocalApic::new(CONFIG);
     assert_eq!(lapic.write_msr(0x1b, 0xfee0_0500), gp, "EXTD without EN");
     assert_eq!(lapic.write_msr(0x1b, 0xfee0_0901), gp, "reserved bit");
-    assert_eq!(lapic.write_msr(0x1b, 1 << 40 | 0x900), gp, "past MAXPHYADDR");
+    assert_eq!(
+        lapic.write_msr(0x1b, 1 << 40 | 0x900),
+        gp,
+        "past MAXPHYADDR"
+    );
     lapic.write_msr(0x1b, 0xfee0_0d00).unwrap();
     assert_eq!(lapic.mode(), LapicMode::X2Apic);
     assert_eq!(lapic.write_msr(0x1b, 0xfee0_0900), gp, "x2APIC to xAPIC");
@@ -296,7 +328,10 @@ fn apic_base_changes_mode_only_as_the_figure_allows() {
     assert_eq!(lapic.write_msr(0x1b, 0xfee0_0d00), gp, "disabled to x2APIC");
     lapic.write_msr(0x1b, 0xfec0_0900).unwrap();
     assert_eq!(lapic.mmio_base(), Some(0xfec0_0000));
-    let mut old = LocalApic::new(LocalApicConfig { x2apic: false, ..CONFIG });
+    let mut old = LocalApic::new(LocalApicConfig {
+        x2apic: false,
+        ..CONFIG
+    });
     assert_eq!(old.write_msr(0x1b, 0xfee0_0d00), gp);
 }
 
@@ -306,7 +341,10 @@ fn x2apic_registers_check_what_is_written() {
     assert_eq!(lapic.read_msr(0x802), Ok(0));
     assert_eq!(lapic.read_msr(0x803), Ok(0x0105_0014));
     for absent in [0x800, 0x80b, 0x80e, 0x831, 0x83f] {
-        assert_eq!(lapic.read_msr(absent), Err(GeneralProtection { index: absent }));
+        assert_eq!(
+            lapic.read_msr(absent),
+            Err(GeneralProtection { index: absent })
+        );
     }
     for (index, value) in [
         (0x802, 0),
@@ -322,13 +360,19 @@ fn x2apic_registers_check_what_is_written() {
         (0x83e, 4),
         (0x83f, 0x100),
     ] {
-        assert_eq!(lapic.write_msr(index, value), Err(GeneralProtection { index }), "{index:#x}");
+        assert_eq!(
+            lapic.write_msr(index, value),
+            Err(GeneralProtection { index }),
+            "{index:#x}"
+        );
     }
     lapic.write_msr(0x83f, 0x77).unwrap();
     assert_eq!(lapic.acknowledge(), Some(Pending::Vector(0x77)));
     lapic.write_msr(0x80b, 0).unwrap();
     let sent = lapic.write_msr(0x830, 0x1234_0000_0041).unwrap();
-    let Some(Output::Message(message)) = sent else { panic!() };
+    let Some(Output::Message(message)) = sent else {
+        panic!()
+    };
     assert_eq!(message.destination, Destination::Physical(0x1234));
     assert_eq!(get(&mut lapic, 0x20), u32::MAX, "no page in x2APIC mode");
 }
@@ -337,8 +381,14 @@ fn x2apic_registers_check_what_is_written() {
 fn init_resets_but_keeps_the_base() {
     let mut lapic = enabled();
     lapic.accept(&fixed(0x55, Trigger::Edge));
-    lapic.accept(&Message { delivery: DeliveryMode::Init, ..fixed(0, Trigger::Edge) });
-    lapic.accept(&Message { delivery: DeliveryMode::StartUp, ..fixed(0x9a, Trigger::Edge) });
+    lapic.accept(&Message {
+        delivery: DeliveryMode::Init,
+        ..fixed(0, Trigger::Edge)
+    });
+    lapic.accept(&Message {
+        delivery: DeliveryMode::StartUp,
+        ..fixed(0x9a, Trigger::Edge)
+    });
     assert!(lapic.take_init() && !lapic.take_init());
     assert_eq!(lapic.take_start_up(), Some(0x9a));
     assert_eq!(lapic.pending(), None);
@@ -364,11 +414,36 @@ fn odd_accesses_are_harmless() {
 fn hostile_state_is_turned_down() {
     let good = enabled().state();
     let refused = |state| LocalApic::restore(CONFIG, state).unwrap_err().field;
-    assert_eq!(refused(LapicState { apic_base: 1, ..good.clone() }), "apic_base");
-    assert_eq!(refused(LapicState { svr: 0xff, lvt: [0; 6], ..good.clone() }), "lvt");
-    let timer = TimerState { expiry: Some(3), ..TimerState::default() };
-    assert_eq!(refused(LapicState { timer, ..good.clone() }), "timer");
-    assert_eq!(LocalApic::restore(CONFIG, good.clone()).unwrap().state(), good);
+    assert_eq!(
+        refused(LapicState {
+            apic_base: 1,
+            ..good.clone()
+        }),
+        "apic_base"
+    );
+    assert_eq!(
+        refused(LapicState {
+            svr: 0xff,
+            lvt: [0; 6],
+            ..good.clone()
+        }),
+        "lvt"
+    );
+    let timer = TimerState {
+        expiry: Some(3),
+        ..TimerState::default()
+    };
+    assert_eq!(
+        refused(LapicState {
+            timer,
+            ..good.clone()
+        }),
+        "timer"
+    );
+    assert_eq!(
+        LocalApic::restore(CONFIG, good.clone()).unwrap().state(),
+        good
+    );
 }
 
 proptest! {

@@ -12,7 +12,7 @@ pub struct TimerState {
     pub divide: u32,
     /// The tick of the undivided clock at which the count reaches zero.
     pub expiry: Option<u64>,
-    /// IA32_TSC_DEADLINE; zero when disarmed.
+    /// `IA32_TSC_DEADLINE`; zero when disarmed.
     pub tsc_deadline: u64,
 }
 
@@ -119,7 +119,9 @@ impl TimerState {
 
     /// Periods that passed together make one interrupt: IRR holds no more.
     fn expire_period(&mut self, tick: u64) -> bool {
-        let Some(expiry) = self.expiry.filter(|&expiry| tick >= expiry) else { return false };
+        let Some(expiry) = self.expiry.filter(|&expiry| tick >= expiry) else {
+            return false;
+        };
         let period = self.ticks_of(self.initial_count);
         let periods = (tick - expiry) / period + 1;
         self.expiry = Some(expiry.saturating_add(periods.saturating_mul(period)));

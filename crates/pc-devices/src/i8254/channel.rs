@@ -83,7 +83,11 @@ impl Channel {
         let channel = Self { s };
         let largest = channel.modulus();
         check((1..=largest).contains(&s.initial.into()), "8254", "initial")?;
-        check(u64::from(s.counting_element) <= largest, "8254", "counting_element")?;
+        check(
+            u64::from(s.counting_element) <= largest,
+            "8254",
+            "counting_element",
+        )?;
         Ok(channel)
     }
 
@@ -99,7 +103,12 @@ impl Channel {
     pub(crate) fn set_control(&mut self, value: u8) {
         let gate = self.s.gate;
         let count_register = self.s.count_register;
-        self.s = ChannelState { control: value & 0x3f, count_register, gate, ..Self::new().s };
+        self.s = ChannelState {
+            control: value & 0x3f,
+            count_register,
+            gate,
+            ..Self::new().s
+        };
         self.s.out = self.mode() != 0;
     }
 
@@ -132,14 +141,21 @@ impl Channel {
         if let Some(status) = self.s.latched_status.take() {
             return status;
         }
-        let count = self.s.latched_count.map_or_else(|| self.coded_count(), |latch| latch.count);
+        let count = self
+            .s
+            .latched_count
+            .map_or_else(|| self.coded_count(), |latch| latch.count);
         let [low, high] = count.to_le_bytes();
         let (byte, last) = match self.s.control & RW_BITS {
             RW_LOW => (low, true),
             RW_HIGH => (high, true),
             _ => {
                 self.s.read_high_next = !self.s.read_high_next;
-                if self.s.read_high_next { (low, false) } else { (high, true) }
+                if self.s.read_high_next {
+                    (low, false)
+                } else {
+                    (high, true)
+                }
             }
         };
         if last {
@@ -151,7 +167,9 @@ impl Channel {
     /// Counter latch command: ignored while an earlier one is unread.
     pub(crate) fn latch_count(&mut self) {
         if self.s.latched_count.is_none() {
-            self.s.latched_count = Some(Latch { count: self.coded_count() });
+            self.s.latched_count = Some(Latch {
+                count: self.coded_count(),
+            });
         }
     }
 
@@ -397,12 +415,16 @@ impl Channel {
 
 /// 1 to 10000. Digits above 9 count as that many of their place: the data sheet says nothing.
 fn from_bcd(raw: u16) -> u32 {
-    let sum = [12, 8, 4, 0].iter().fold(0, |sum, shift| sum * 10 + u32::from((raw >> shift) & 0xf));
+    let sum = [12, 8, 4, 0]
+        .iter()
+        .fold(0, |sum, shift| sum * 10 + u32::from((raw >> shift) & 0xf));
     (sum - 1) % 10_000 + 1
 }
 
 fn to_bcd(value: u16) -> u16 {
-    [1000, 100, 10, 1].iter().fold(0, |coded, place| (coded << 4) | (value / place % 10))
+    [1000, 100, 10, 1]
+        .iter()
+        .fold(0, |coded, place| (coded << 4) | (value / place % 10))
 }
 
 const RW_BITS: u8 = 0b11 << 4;

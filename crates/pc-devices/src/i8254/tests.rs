@@ -155,7 +155,11 @@ fn a_latched_count_holds_still_until_read() {
     out(&mut pit, 0x43, 0x00);
     assert_eq!(inb(&mut pit, 0x40), 0xf0);
     assert_eq!(inb(&mut pit, 0x40), 0x7f);
-    assert_eq!((inb(&mut pit, 0x40), inb(&mut pit, 0x40)), (0x01, 0x7e), "live again");
+    assert_eq!(
+        (inb(&mut pit, 0x40), inb(&mut pit, 0x40)),
+        (0x01, 0x7e),
+        "live again"
+    );
 }
 
 #[test]
@@ -163,7 +167,11 @@ fn read_back_latches_status_before_count() {
     let mut pit = I8254::new();
     out(&mut pit, 0x43, 0x34);
     out(&mut pit, 0x43, 0xe2);
-    assert_eq!(inb(&mut pit, 0x40), 0x80 | 0x40 | 0x34, "OUT high, null count");
+    assert_eq!(
+        inb(&mut pit, 0x40),
+        0x80 | 0x40 | 0x34,
+        "OUT high, null count"
+    );
     out(&mut pit, 0x40, 0x00);
     out(&mut pit, 0x40, 0x10);
     pit.advance(ns_of(1));

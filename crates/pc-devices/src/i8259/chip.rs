@@ -67,7 +67,10 @@ pub(crate) struct Chip {
 
 impl Chip {
     pub(crate) fn new(elcr_mask: u8) -> Self {
-        let state = ChipState { lowest_priority: 7, ..ChipState::default() };
+        let state = ChipState {
+            lowest_priority: 7,
+            ..ChipState::default()
+        };
         Self { state, elcr_mask }
     }
 
@@ -168,8 +171,14 @@ impl Chip {
         }
         let request = self.most_urgent(self.irr() & !s.imr)?;
         // In special mask mode a masked level in service holds nothing back.
-        let holding = if s.special_mask { s.isr & !s.imr } else { s.isr };
-        let Some(serving) = self.most_urgent(holding) else { return Some(request) };
+        let holding = if s.special_mask {
+            s.isr & !s.imr
+        } else {
+            s.isr
+        };
+        let Some(serving) = self.most_urgent(holding) else {
+            return Some(request);
+        };
         let urgent = self.rank(request) < self.rank(serving);
         // Special fully nested: a second request through the line in service is let through.
         // Special mask mode enables all other unmasked levels, lower ones included.
@@ -184,7 +193,9 @@ impl Chip {
     }
 
     fn most_urgent(&self, set: u8) -> Option<u8> {
-        (0..8).filter(|irq| set & (1 << irq) != 0).min_by_key(|&irq| self.rank(irq))
+        (0..8)
+            .filter(|irq| set & (1 << irq) != 0)
+            .min_by_key(|&irq| self.rank(irq))
     }
 
     fn write_icw1(&mut self, value: u8) {
@@ -206,7 +217,11 @@ impl Chip {
 
     fn write_odd(&mut self, value: u8) {
         let s = &mut self.state;
-        let after_icw3 = if s.wants_icw4 { InitStep::Icw4 } else { InitStep::Ready };
+        let after_icw3 = if s.wants_icw4 {
+            InitStep::Icw4
+        } else {
+            InitStep::Ready
+        };
         match s.init_step {
             InitStep::Ready => {
                 s.imr = value;
@@ -252,7 +267,11 @@ impl Chip {
     /// is not ended by it (data sheet, "End of Interrupt").
     fn end_of_interrupt(&mut self) -> Option<u8> {
         let s = &self.state;
-        let candidates = if s.special_mask { s.isr & !s.imr } else { s.isr };
+        let candidates = if s.special_mask {
+            s.isr & !s.imr
+        } else {
+            s.isr
+        };
         let irq = self.most_urgent(candidates)?;
         self.state.isr &= !(1 << irq);
         Some(irq)

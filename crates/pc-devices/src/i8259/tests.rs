@@ -90,7 +90,11 @@ fn a_more_urgent_line_nests_and_a_less_urgent_one_waits() {
     out(&mut pic, 0x20, 0x0b);
     assert_eq!(inb(&mut pic, 0x20), 0b1_0010, "ISR");
     out(&mut pic, 0x20, 0x20);
-    assert_eq!(inb(&mut pic, 0x20), 0b1_0000, "the non-specific EOI ended line 1");
+    assert_eq!(
+        inb(&mut pic, 0x20),
+        0b1_0000,
+        "the non-specific EOI ended line 1"
+    );
     out(&mut pic, 0x20, 0x20);
     assert_eq!(pic.acknowledge(), 0x36);
 }
@@ -136,7 +140,11 @@ fn a_line_that_drops_before_acknowledge_is_spurious() {
     assert!(!pic.intr());
     assert_eq!(pic.acknowledge(), 0x37);
     out(&mut pic, 0x20, 0x0b);
-    assert_eq!(inb(&mut pic, 0x20), 0, "no in-service bit for a spurious interrupt");
+    assert_eq!(
+        inb(&mut pic, 0x20),
+        0,
+        "no in-service bit for a spurious interrupt"
+    );
     assert_eq!(pic.spurious(), 1);
 }
 
@@ -280,7 +288,10 @@ fn hostile_state_is_turned_down() {
     let mut state = linux_pair().state();
     state.slave.lowest_priority = 8;
     let error = I8259Pair::try_from(state).unwrap_err();
-    assert_eq!(error.to_string(), "8259A state: field lowest_priority is out of range");
+    assert_eq!(
+        error.to_string(),
+        "8259A state: field lowest_priority is out of range"
+    );
 }
 
 #[test]

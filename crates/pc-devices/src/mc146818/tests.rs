@@ -50,7 +50,16 @@ fn time_passes_and_rolls_over_into_march() {
 fn a_guest_sets_the_clock_under_set() {
     let mut rtc = Mc146818::new(LEAP);
     put(&mut rtc, 0x0b, 0x86);
-    for (index, value) in [(0, 1), (2, 2), (4, 3), (6, 7), (7, 4), (8, 5), (9, 26), (0x32, 20)] {
+    for (index, value) in [
+        (0, 1),
+        (2, 2),
+        (4, 3),
+        (6, 7),
+        (7, 4),
+        (8, 5),
+        (9, 26),
+        (0x32, 20),
+    ] {
         put(&mut rtc, index, value);
     }
     rtc.advance(10 * S);
@@ -113,7 +122,11 @@ fn the_alarm_fires_at_its_time_and_with_dont_cares() {
     }
     assert_eq!(rtc.next_deadline(), Some(64 * S), "12:36:00");
     rtc.advance(64 * S);
-    assert_eq!(get(&mut rtc, 0x0c), 0xb0 | 0x40, "UF and PF are set whether enabled or not");
+    assert_eq!(
+        get(&mut rtc, 0x0c),
+        0xb0 | 0x40,
+        "UF and PF are set whether enabled or not"
+    );
     for index in [3, 5] {
         put(&mut rtc, index, 0xff);
     }
@@ -138,12 +151,21 @@ fn a_stopped_divider_stops_the_clock() {
 #[test]
 fn memory_size_is_where_firmware_looks() {
     let mut rtc = Mc146818::new(0);
-    rtc.set_memory_size(MemorySize { below_4g: 256 << 20, above_4g: 1 << 30 });
+    rtc.set_memory_size(MemorySize {
+        below_4g: 256 << 20,
+        above_4g: 1 << 30,
+    });
     assert_eq!([get(&mut rtc, 0x15), get(&mut rtc, 0x16)], [0x80, 0x02]);
     assert_eq!([get(&mut rtc, 0x17), get(&mut rtc, 0x18)], [0xff, 0xff]);
     assert_eq!([get(&mut rtc, 0x34), get(&mut rtc, 0x35)], [0x00, 0x0f]);
-    assert_eq!([0x5b, 0x5c, 0x5d].map(|i| get(&mut rtc, i)), [0x00, 0x40, 0x00]);
-    rtc.set_memory_size(MemorySize { below_4g: 0, above_4g: u64::MAX });
+    assert_eq!(
+        [0x5b, 0x5c, 0x5d].map(|i| get(&mut rtc, i)),
+        [0x00, 0x40, 0x00]
+    );
+    rtc.set_memory_size(MemorySize {
+        below_4g: 0,
+        above_4g: u64::MAX,
+    });
 }
 
 #[test]
@@ -159,9 +181,15 @@ fn time_may_jump_to_its_end() {
 #[test]
 fn hostile_state_is_turned_down() {
     let good = Mc146818::new(LEAP).state();
-    let bad = Mc146818State { ram: vec![0; 5], ..good.clone() };
+    let bad = Mc146818State {
+        ram: vec![0; 5],
+        ..good.clone()
+    };
     assert_eq!(Mc146818::try_from(bad).unwrap_err().field, "ram");
-    let bad = Mc146818State { second_began: 1, ..good.clone() };
+    let bad = Mc146818State {
+        second_began: 1,
+        ..good.clone()
+    };
     assert_eq!(Mc146818::try_from(bad).unwrap_err().field, "second_began");
     assert!(Mc146818::try_from(good).is_ok());
 }
