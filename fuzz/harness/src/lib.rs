@@ -1,1 +1,10 @@
 //! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
+
+mod apic;
+mod hostile_state;
+mod pc_devices;
+mod pci_config;
+
+pub use apic::apic;
+pub use pc_devices::pc_devices;
+pub use pci_config::pci_config;
