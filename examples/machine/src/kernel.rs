@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use linux_loader::loader;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+pub use boot_data::write_boot_tables;
+
 use crate::layout::{HIGH_RAM, LOW_RAM_END};
 use crate::start_state::StartState;
 

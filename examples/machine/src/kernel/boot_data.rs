@@ -75,11 +75,7 @@ impl BootData {
         let zero_page = self.zero_page(guest, header);
         ram.write_slice(zero_page.as_slice(), GuestAddress(ZERO_PAGE))?;
         self.write_start_info(ram, guest)?;
-        write_page_tables(ram)?;
-        for (address, descriptor) in (BOOT_GDT..).step_by(8).zip(BOOT_DESCRIPTORS) {
-            ram.write_obj(descriptor, GuestAddress(address))?;
-        }
-        Ok(())
+        write_boot_tables(ram)
     }
 
     fn zero_page(&self, guest: &Guest<'_>, header: setup_header) -> boot_params {
@@ -138,6 +134,20 @@ impl BootData {
         }
         Ok(())
     }
+}
+
+/// Writes the page tables and descriptors that [`StartState::linux_64`] points at.
+///
+/// # Errors
+///
+/// When they lie outside RAM.
+///
+/// [`StartState::linux_64`]: crate::StartState::linux_64
+pub fn write_boot_tables(ram: &Ram) -> Result<(), GuestMemoryError> {
+    for (address, descriptor) in (BOOT_GDT..).step_by(8).zip(BOOT_DESCRIPTORS) {
+        ram.write_obj(descriptor, GuestAddress(address))?;
+    }
+    write_page_tables(ram)
 }
 
 /// The first 4 GiB, mapped to themselves in pages of 2 MiB.

@@ -81,7 +81,7 @@ impl Header {
         })
     }
 
-    /// Boot sector and setup; "if the setup_sects field contains 0, the real value is 4".
+    /// Boot sector and setup; "if the `setup_sects` field contains 0, the real value is 4".
     fn setup_length(&self) -> u64 {
         let sectors = if self.setup_sectors == 0 {
             4
