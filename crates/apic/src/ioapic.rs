@@ -37,7 +37,7 @@ pub struct IoApicState {
 /// Twenty-four interrupt pins in, interrupt messages out.
 ///
 /// The device is one page of memory at `0xfec0_0000` on a PC. After every call that can raise an
-/// interrupt, take the messages with [`next_message`](Self::next_message) until there is none.
+/// interrupt, send the messages with [`send_pending`](Self::send_pending).
 #[derive(Clone, Debug)]
 pub struct IoApic {
     s: IoApicState,
@@ -102,25 +102,27 @@ impl IoApic {
         }
     }
 
-    /// Takes the next interrupt message, lowest pin first.
+    /// Sends the pending messages, lowest pin first, at most one a pin.
     ///
-    /// An entry with the reserved delivery mode sends nothing.
-    pub fn next_message(&mut self) -> Option<Message> {
-        while self.s.pending != 0 {
-            let pin = self.s.pending.trailing_zeros();
-            self.s.pending &= self.s.pending - 1;
-            let entry = &mut self.s.redirection[usize::try_from(pin).expect("below 24")];
+    /// `send` answers whether a local APIC accepted the message: only then is the remote IRR of a
+    /// level-triggered pin set, and the pin waits for the end of the interrupt. An entry with the
+    /// reserved delivery mode sends nothing.
+    pub fn send_pending(&mut self, mut send: impl FnMut(&Message) -> bool) {
+        let pending = std::mem::take(&mut self.s.pending);
+        for (pin, entry) in self.s.redirection.iter_mut().enumerate() {
+            if pending & 1 << pin == 0 {
+                continue;
+            }
             let Some(message) = message_of(*entry) else {
                 continue;
             };
+            self.messages[pin] += 1;
             // Only vectors that a local APIC will end keep the entry busy.
-            if message.trigger == Trigger::Level && ends_with_eoi(message.delivery) {
+            let accepted = send(&message);
+            if accepted && message.trigger == Trigger::Level && ends_with_eoi(message.delivery) {
                 *entry |= RTE_REMOTE_IRR;
             }
-            self.messages[usize::try_from(pin).expect("below 24")] += 1;
-            return Some(message);
         }
-        None
     }
 
     /// End of interrupt for `vector`, broadcast by a local APIC or written to the EOI register.
@@ -356,6 +358,17 @@ mod tests {
         u32::from_le_bytes(data)
     }
 
+    /// Sends what is pending, all of it accepted, and answers the only message.
+    fn sent(ioapic: &mut IoApic) -> Option<Message> {
+        let mut messages = Vec::new();
+        ioapic.send_pending(|message| {
+            messages.push(*message);
+            true
+        });
+        assert!(messages.len() <= 1);
+        messages.pop()
+    }
+
     #[test]
     fn reset_values_are_the_data_sheets() {
         let mut ioapic = IoApic::new(1, IoApicVersion::V11);
@@ -375,15 +388,15 @@ mod tests {
         set_entry(&mut ioapic, 4, 0x0300_0000_0000_0834);
         ioapic.set_line(4, true);
         ioapic.set_line(4, true);
-        let message = ioapic.next_message().unwrap();
+        let message = sent(&mut ioapic).unwrap();
         assert_eq!(
             (message.vector, message.destination),
             (0x34, Destination::Logical(3))
         );
-        assert_eq!(ioapic.next_message(), None);
+        assert_eq!(sent(&mut ioapic), None);
         ioapic.set_line(4, false);
         ioapic.set_line(4, true);
-        assert!(ioapic.next_message().is_some());
+        assert!(sent(&mut ioapic).is_some());
     }
 
     #[test]
@@ -391,7 +404,7 @@ mod tests {
         let mut ioapic = IoApic::new(0, IoApicVersion::V11);
         ioapic.set_line(4, true);
         set_entry(&mut ioapic, 4, 0x34);
-        assert_eq!(ioapic.next_message(), None);
+        assert_eq!(sent(&mut ioapic), None);
     }
 
     #[test]
@@ -399,17 +412,28 @@ mod tests {
         let mut ioapic = IoApic::new(0, IoApicVersion::V11);
         set_entry(&mut ioapic, 9, 0x8039);
         ioapic.set_line(9, true);
-        assert_eq!(ioapic.next_message().unwrap().trigger, Trigger::Level);
+        assert_eq!(sent(&mut ioapic).unwrap().trigger, Trigger::Level);
         assert_eq!(register(&mut ioapic, 0x22) & 0x4000, 0x4000, "remote IRR");
         ioapic.set_line(9, true);
-        assert_eq!(ioapic.next_message(), None);
+        assert_eq!(sent(&mut ioapic), None);
         ioapic.end_of_interrupt(0x38);
-        assert_eq!(ioapic.next_message(), None, "another vector");
+        assert_eq!(sent(&mut ioapic), None, "another vector");
         ioapic.end_of_interrupt(0x39);
-        assert!(ioapic.next_message().is_some());
+        assert!(sent(&mut ioapic).is_some());
         ioapic.set_line(9, false);
         ioapic.end_of_interrupt(0x39);
-        assert_eq!(ioapic.next_message(), None);
+        assert_eq!(sent(&mut ioapic), None);
+    }
+
+    #[test]
+    fn a_level_that_nobody_accepts_is_not_waited_for() {
+        let mut ioapic = IoApic::new(0, IoApicVersion::V11);
+        set_entry(&mut ioapic, 9, 0x8039);
+        ioapic.set_line(9, true);
+        ioapic.send_pending(|_| false);
+        assert_eq!(register(&mut ioapic, 0x22) & 0x4000, 0);
+        set_entry(&mut ioapic, 9, 0x803a);
+        assert_eq!(sent(&mut ioapic).unwrap().vector, 0x3a);
     }
 
     #[test]
@@ -417,9 +441,9 @@ mod tests {
         let mut ioapic = IoApic::new(0, IoApicVersion::V11);
         set_entry(&mut ioapic, 9, 0x1_8039);
         ioapic.set_line(9, true);
-        assert_eq!(ioapic.next_message(), None);
+        assert_eq!(sent(&mut ioapic), None);
         set_entry(&mut ioapic, 9, 0x8039);
-        assert!(ioapic.next_message().is_some());
+        assert!(sent(&mut ioapic).is_some());
     }
 
     #[test]
@@ -427,10 +451,10 @@ mod tests {
         let mut ioapic = IoApic::new(0, IoApicVersion::V11);
         set_entry(&mut ioapic, 9, 0x8039);
         ioapic.set_line(9, true);
-        ioapic.next_message();
+        sent(&mut ioapic);
         set_entry(&mut ioapic, 9, 0x1_0039);
         set_entry(&mut ioapic, 9, 0x8039);
-        assert!(ioapic.next_message().is_some());
+        assert!(sent(&mut ioapic).is_some());
     }
 
     #[test]
@@ -439,9 +463,9 @@ mod tests {
             let mut ioapic = IoApic::new(0, version);
             set_entry(&mut ioapic, 9, 0x8039);
             ioapic.set_line(9, true);
-            ioapic.next_message();
+            sent(&mut ioapic);
             ioapic.write(EOI, &0x39u32.to_le_bytes());
-            assert_eq!(ioapic.next_message().is_some(), again);
+            assert_eq!(sent(&mut ioapic).is_some(), again);
         }
     }
 

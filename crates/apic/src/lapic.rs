@@ -389,11 +389,12 @@ impl LocalApic {
         }
     }
 
-    /// Takes a message that was found to be for this APIC.
-    pub fn accept(&mut self, message: &Message) {
+    /// Takes a message that was found to be for this APIC; `false` when it is not accepted,
+    /// which leaves the I/O APIC's remote IRR clear.
+    pub fn accept(&mut self, message: &Message) -> bool {
         match message.delivery {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
-                self.accept_vector(message.vector, message.trigger);
+                return self.accept_vector(message.vector, message.trigger);
             }
             DeliveryMode::Smi => self.s.smi = true,
             DeliveryMode::Nmi => self.s.nmi = true,
@@ -404,6 +405,7 @@ impl LocalApic {
             DeliveryMode::StartUp => self.s.start_up = Some(message.vector),
             DeliveryMode::ExtInt => self.s.external = true,
         }
+        true
     }
 
     /// Counters since construction.
@@ -430,10 +432,7 @@ impl LocalApic {
         }
         match self.s.dfr >> 28 {
             DFR_FLAT => logical_id & address != 0,
-            DFR_CLUSTER => {
-                let cluster = address >> 4;
-                (cluster == 0xf || cluster == logical_id >> 4) && logical_id & address & 0xf != 0
-            }
+            DFR_CLUSTER => address >> 4 == logical_id >> 4 && logical_id & address & 0xf != 0,
             _ => false,
         }
     }
@@ -450,13 +449,14 @@ impl LocalApic {
         }
     }
 
-    fn accept_vector(&mut self, vector: u8, trigger: Trigger) {
+    fn accept_vector(&mut self, vector: u8, trigger: Trigger) -> bool {
         // SDM 11.4.7.2: a software-disabled APIC takes only INIT, NMI, SMI and start-up.
         if !self.is_software_enabled() {
-            return;
+            return false;
         }
         if vector < 16 {
-            return self.raise_error(ESR_RECEIVE_ILLEGAL_VECTOR);
+            self.raise_error(ESR_RECEIVE_ILLEGAL_VECTOR);
+            return false;
         }
         set(&mut self.s.irr, vector);
         match trigger {
@@ -464,6 +464,7 @@ impl LocalApic {
             Trigger::Level => set(&mut self.s.tmr, vector),
         }
         self.counters.accepted += 1;
+        true
     }
 
     /// Ends the most urgent vector in service.

@@ -65,7 +65,8 @@ impl Destination {
     #[must_use]
     pub fn from_byte(id: u8, logical: bool) -> Self {
         match (logical, id) {
-            (false, 0xff) => Self::Broadcast,
+            // SDM 11.6.2.1 and 11.6.2.2: all ones is everyone, physical or logical.
+            (_, 0xff) => Self::Broadcast,
             (false, id) => Self::Physical(id.into()),
             (true, id) => Self::Logical(id.into()),
         }

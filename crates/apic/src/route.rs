@@ -3,7 +3,7 @@
 use crate::lapic::LocalApic;
 use crate::message::{DeliveryMode, Message, Shorthand};
 
-/// Hands `message` to every APIC of `lapics` that it is for and answers how many took it.
+/// Hands `message` to every APIC of `lapics` that it is for and answers how many accepted it.
 ///
 /// `sender` is the index of the local APIC that sent it, `None` for devices; it is who the
 /// shorthands mean. A lowest-priority message goes to the software-enabled APIC with the lowest
@@ -21,16 +21,12 @@ pub fn deliver(message: &Message, lapics: &mut [LocalApic], sender: Option<usize
         let chosen = (0..lapics.len())
             .filter(|&i| is_for(message, &lapics[i], i, sender) && lapics[i].is_software_enabled())
             .min_by_key(|&i| lapics[i].processor_priority());
-        return chosen.map_or(0, |i| {
-            lapics[i].accept(message);
-            1
-        });
+        return chosen.map_or(0, |i| usize::from(lapics[i].accept(message)));
     }
     let mut taken = 0;
     for (i, lapic) in lapics.iter_mut().enumerate() {
         if is_for(message, lapic, i, sender) {
-            lapic.accept(message);
-            taken += 1;
+            taken += usize::from(lapic.accept(message));
         }
     }
     taken
@@ -133,8 +129,10 @@ mod tests {
         }
         assert_eq!(
             deliver(&message(Destination::Logical(0xf1)), &mut lapics, None),
-            4
+            0
         );
+        let everyone = Destination::from_byte(0xff, true);
+        assert_eq!(deliver(&message(everyone), &mut lapics, None), 4);
     }
 
     #[test]

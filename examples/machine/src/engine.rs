@@ -56,10 +56,12 @@ pub enum EngineError {
     #[error("guest memory cannot be mapped")]
     Memory(#[source] vm_memory::GuestMemoryError),
     /// The processor left the guest for a reason that this engine does not know.
-    #[error("KVM stopped with {exit}")]
+    #[error("KVM stopped with {exit} at rip {rip:#x}")]
     Exit {
         /// KVM's exit.
         exit: String,
+        /// The instruction it stopped at.
+        rip: u64,
     },
     /// The signal that brings the processor out of the guest cannot be set up.
     #[error("cannot set up the processor's wake-up signal")]

@@ -149,7 +149,8 @@ impl KvmEngine {
             VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::Intr => {}
             other => {
                 let exit = format!("{other:?}");
-                return Err(EngineError::Exit { exit });
+                let rip = self.vcpu.get_regs().map_err(failed("read registers"))?.rip;
+                return Err(EngineError::Exit { exit, rip });
             }
         }
         Ok(None)

@@ -16,7 +16,7 @@ struct Interrupts {
 /// Drives the APICs with `data`.
 pub fn apic(data: &[u8]) {
     let mut u = Unstructured::new(data);
-    let version = if data.len() % 2 == 0 {
+    let version = if data.len().is_multiple_of(2) {
         IoApicVersion::V11
     } else {
         IoApicVersion::V20
@@ -169,12 +169,9 @@ impl Interrupts {
     }
 
     fn settle(&mut self) {
-        let mut sent = 0;
-        while let Some(message) = self.ioapic.next_message() {
-            self.deliver(&message, None);
-            sent += 1;
-            assert!(sent <= 24, "each pin sends once until something happens");
-        }
+        let Self { lapics, ioapic, .. } = self;
+        ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
+        ioapic.send_pending(|_| panic!("each pin sends once until something happens"));
     }
 
     /// What the processor is offered is above its priority, and goes into service.

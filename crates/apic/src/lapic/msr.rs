@@ -135,7 +135,7 @@ impl LocalApic {
         match register {
             EOI => return Some(self.end_of_interrupt()),
             ESR => self.latch_errors(),
-            SELF_IPI => self.accept_vector(value.to_le_bytes()[0], Trigger::Edge),
+            SELF_IPI => drop(self.accept_vector(value.to_le_bytes()[0], Trigger::Edge)),
             _ => assert!(
                 self.write_common(register, value),
                 "x2apic_writable lists {register:#x}"

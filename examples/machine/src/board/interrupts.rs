@@ -172,9 +172,8 @@ impl Apics {
     }
 
     fn drain(&mut self) {
-        while let Some(message) = self.ioapic.next_message() {
-            self.deliver(&message, None);
-        }
+        let Self { lapics, ioapic } = self;
+        ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
     }
 
     fn deliver(&mut self, message: &Message, sender: Option<usize>) {
