@@ -235,8 +235,11 @@ impl LocalApic {
     }
 
     /// Moves time to `now` nanoseconds; an earlier time than the last one changes nothing.
+    ///
+    /// The last time again lets expire what became due without time passing: a moved TSC offset or a
+    /// restored state can do that.
     pub fn advance(&mut self, now: u64) {
-        if now <= self.s.now {
+        if now < self.s.now {
             return;
         }
         self.s.now = now;

@@ -269,6 +269,19 @@ fn tsc_deadline_fires_once_at_its_count() {
 }
 
 #[test]
+fn a_deadline_that_the_tsc_offset_passed_expires_without_time_passing() {
+    let mut lapic = enabled();
+    out(&mut lapic, 0x320, 0x4_0040);
+    lapic.write_msr(0x6e0, 1500).unwrap();
+    lapic.advance(100);
+    lapic.set_tsc_offset(2000);
+    assert_eq!(lapic.next_deadline(), Some(100));
+    lapic.advance(100);
+    assert_eq!(lapic.acknowledge(), Some(Pending::Vector(0x40)));
+    assert_eq!(lapic.next_deadline(), None);
+}
+
+#[test]
 fn a_masked_timer_has_no_deadline() {
     let mut lapic = enabled();
     out(&mut lapic, 0x380, 100);
