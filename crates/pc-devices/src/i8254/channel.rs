@@ -40,8 +40,8 @@ pub struct ChannelState {
     pub load_pending: bool,
     /// Terminal count will still change OUT.
     pub armed: bool,
-    /// The next byte written is the high one.
-    pub write_high_next: bool,
+    /// The low byte of a count whose high byte is yet to be written.
+    pub low_byte: Option<u8>,
     /// The next byte read is the high one.
     pub read_high_next: bool,
     /// Latched count.
@@ -70,7 +70,7 @@ impl Channel {
                 null_count: true,
                 load_pending: false,
                 armed: false,
-                write_high_next: false,
+                low_byte: None,
                 read_high_next: false,
                 latched_count: None,
                 latched_status: None,
@@ -102,10 +102,9 @@ impl Channel {
     /// A control word that is not a latch command ("Control Word Format").
     pub(crate) fn set_control(&mut self, value: u8) {
         let gate = self.s.gate;
-        let count_register = self.s.count_register;
+        // "CRM and CRL are cleared when the Counter is programmed".
         self.s = ChannelState {
             control: value & 0x3f,
-            count_register,
             gate,
             ..Self::new().s
         };
@@ -113,14 +112,12 @@ impl Channel {
     }
 
     pub(crate) fn write(&mut self, value: u8) {
-        let [low, high] = self.s.count_register.to_le_bytes();
-        let whole = match self.s.control & RW_BITS {
-            RW_LOW => u16::from(value),
-            RW_HIGH => u16::from(value) << 8,
-            RW_BOTH if self.s.write_high_next => u16::from_le_bytes([low, value]),
-            RW_BOTH => {
-                self.s.count_register = u16::from_le_bytes([value, high]);
-                self.s.write_high_next = true;
+        let whole = match (self.s.control & RW_BITS, self.s.low_byte.take()) {
+            (RW_LOW, _) => u16::from(value),
+            (RW_HIGH, _) => u16::from(value) << 8,
+            (RW_BOTH, Some(low)) => u16::from_le_bytes([low, value]),
+            (RW_BOTH, None) => {
+                self.s.low_byte = Some(value);
                 // Mode 0: "Writing the first byte disables counting. OUT is set low immediately".
                 if self.mode() == 0 {
                     self.s.out = false;
@@ -130,7 +127,6 @@ impl Channel {
             // Never programmed.
             _ => return,
         };
-        self.s.write_high_next = false;
         self.s.count_register = whole;
         self.s.null_count = true;
         self.s.count_written = true;
@@ -343,6 +339,10 @@ impl Channel {
     }
 
     fn decrement(&mut self, by: u64) {
+        // The full count is another state than zero: its first pulse is still to come.
+        if by == 0 {
+            return;
+        }
         let modulus = self.modulus();
         let from = u64::from(self.s.counting_element) + modulus;
         let to = (from - by % modulus) % modulus;
@@ -371,7 +371,7 @@ impl Channel {
     fn counts(&self) -> bool {
         let s = &self.s;
         let enabled = match self.mode() {
-            0 => s.gate && !s.write_high_next,
+            0 => s.gate && s.low_byte.is_none(),
             1 | 5 => true,
             _ => s.gate,
         };

@@ -85,6 +85,16 @@ fn mode_2_takes_a_new_count_at_the_end_of_the_period() {
 }
 
 #[test]
+fn half_a_new_count_is_not_taken() {
+    let mut channel = channel(2, 3);
+    assert_eq!(waveform(&mut channel, 2), "--");
+    channel.write(5);
+    assert_eq!(waveform(&mut channel, 5), "_--_-");
+    channel.write(0);
+    assert_eq!(waveform(&mut channel, 7), "-_----_");
+}
+
+#[test]
 fn mode_2_gate_forces_high_and_reloads() {
     let mut channel = channel(2, 3);
     assert_eq!(waveform(&mut channel, 3), "--_");
@@ -130,6 +140,19 @@ fn zero_is_the_largest_count() {
     assert!(!bcd.output());
     bcd.advance(1);
     assert!(bcd.output());
+}
+
+#[test]
+fn stopping_where_the_largest_count_is_loaded_keeps_the_period() {
+    for (mode, changes) in [(2, [1, 65_536, 65_537]), (3, [1, 32_769, 65_537])] {
+        let mut channel = channel(mode, 0);
+        let mut pulses = 0;
+        for change in changes {
+            channel.advance(change - pulses);
+            pulses = change;
+            assert_eq!(channel.output(), change != changes[1], "{pulses}");
+        }
+    }
 }
 
 #[test]
