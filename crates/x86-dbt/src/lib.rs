@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+pub mod native;
 mod platform;
 
 pub use platform::{Clock, InterruptSource, Mmio, Platform, PortIo};
