@@ -200,10 +200,11 @@ fn is_x87(instruction: &Instruction) -> bool {
         .any(|feature| X87.contains(feature))
 }
 
-/// Whether the x87 or MMX state takes part. CVTPI2PD from memory does not enter MMX state (SDM volume 2).
+/// Whether the x87 or MMX state takes part. CVTPI2PD from memory does not enter MMX state (SDM volume 2), nor does
+/// CVTPI2PS on AMD's processors; the manual of Intel has it enter.
 fn uses_fx(instruction: &Instruction) -> bool {
     is_x87(instruction)
-        || matches!(instruction.mnemonic(), Mnemonic::Emms | Mnemonic::Cvtpi2ps)
+        || instruction.mnemonic() == Mnemonic::Emms
         || (0..instruction.op_count()).any(|op| {
             instruction.op_kind(op) == OpKind::Register && instruction.op_register(op).is_mm()
         })

@@ -93,6 +93,18 @@ pub enum NativeMemory {
     Touch,
 }
 
+impl NativeMemory {
+    /// The bytes that the operation reads or writes; 1 for [`Self::Touch`].
+    #[must_use]
+    pub fn size(self) -> u16 {
+        match self {
+            Self::None => 0,
+            Self::Touch => 1,
+            Self::Read(size) | Self::Write(size) | Self::Masked(size) => size,
+        }
+    }
+}
+
 /// One instruction, ready to run, and what the interpreter must know about it.
 #[derive(Clone, Copy, Debug)]
 pub struct NativeOp {
@@ -100,6 +112,9 @@ pub struct NativeOp {
     pub class: NativeClass,
     /// The memory operand.
     pub memory: NativeMemory,
+    /// How many bytes from the operand's address on must be accessible, before any is read or written: the size
+    /// of [`Self::memory`], but 512 for FXSAVE and FXRSTOR, which use fewer.
+    pub span: u16,
     /// The alignment in bytes that the memory operand must have, else #GP(0): 1 or 16.
     pub alignment: u8,
     /// The registers whose values go into [`NativeIo::gpr`], in order.

@@ -195,6 +195,7 @@ impl NativeUnit {
         NativeOp {
             class: d.class,
             memory: d.memory,
+            span: d.memory.size(),
             alignment: d.alignment,
             gpr_in: d.gpr_in,
             gpr_out: d.gpr_out,
@@ -234,14 +235,13 @@ pub fn x87_opcode(bytes: &[u8]) -> u16 {
 }
 
 fn soft_op(soft: Soft, instruction: &Instruction) -> NativeOp {
+    let memory = soft.memory(instruction);
+    let is_image = matches!(soft, Soft::Fxsave(_) | Soft::Fxrstor(_));
     NativeOp {
         class: Soft::class(instruction),
-        memory: soft.memory(instruction),
-        alignment: if matches!(soft, Soft::Fxsave(_) | Soft::Fxrstor(_)) {
-            16
-        } else {
-            1
-        },
+        memory,
+        span: if is_image { 512 } else { memory.size() },
+        alignment: if is_image { 16 } else { 1 },
         gpr_in: [None; 2],
         gpr_out: (soft == Soft::FnstswAx).then_some(iced_x86::Register::AX),
         reads_flags: false,

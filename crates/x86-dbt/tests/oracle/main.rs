@@ -1,0 +1,176 @@
+//! The host's processor as the oracle for single instructions.
+//!
+//! `SOFTMETAL_ORACLE_CASES` sets the number of cases of each form, `SOFTMETAL_ORACLE_SEED` the seed.
+
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "registers and their parts are reinterpreted throughout"
+)]
+
+mod case;
+mod compare;
+mod forms;
+mod generate;
+mod host;
+mod native_unit;
+mod rng;
+mod run;
+mod values;
+
+use case::{Event, Outcome, State, Subject};
+use forms::Catalogue;
+use host::Unavailable;
+use native_unit::NativeSubject;
+use run::{Effort, Report};
+
+#[test]
+fn forms_are_many_and_what_is_left_out_has_a_reason() {
+    let catalogue = Catalogue::new();
+    let distinct: std::collections::BTreeSet<_> = catalogue
+        .forms
+        .keys()
+        .map(|form| (form.code, form.memory))
+        .collect();
+    eprintln!(
+        "{} forms, {} without regard to mode",
+        catalogue.forms.len(),
+        distinct.len()
+    );
+    for (reason, codes) in &catalogue.left_out {
+        let names: Vec<_> = codes
+            .iter()
+            .take(40)
+            .map(|code| format!("{code:?}"))
+            .collect();
+        eprintln!(
+            "not covered, {}: {} {}",
+            reason,
+            codes.len(),
+            names.join(" ")
+        );
+    }
+    assert!(distinct.len() >= 1500, "{} distinct forms", distinct.len());
+}
+
+#[test]
+fn every_form_yields_a_case() {
+    let made: std::collections::BTreeSet<_> = run::cases(Effort {
+        cases_per_form: 1,
+        seed: 1,
+    })
+    .map(|(form, _)| form)
+    .collect();
+    let missing: Vec<_> = Catalogue::new()
+        .forms
+        .into_keys()
+        .filter(|form| !made.contains(form))
+        .collect();
+    assert!(missing.is_empty(), "no case found for {missing:?}");
+}
+
+#[test]
+fn the_native_unit_agrees_with_the_host() {
+    let Some(report) = compared(&mut NativeSubject::new(), Effort::from_environment(5)) else {
+        return;
+    };
+    eprintln!(
+        "{} cases of {} x87, MMX and SSE forms",
+        report.cases,
+        report.forms.len()
+    );
+    report.assert_agreement();
+    assert!(report.forms.len() > 1500, "{} forms", report.forms.len());
+}
+
+#[test]
+fn two_runs_on_the_host_agree() {
+    struct Host;
+    impl Subject for Host {
+        fn step(&mut self, state: &State) -> Option<Outcome> {
+            host::run(&[state]).ok()?.pop()
+        }
+    }
+    // A child process for each case: few of them.
+    let cases = run::cases(Effort {
+        cases_per_form: 1,
+        seed: 7,
+    })
+    .step_by(37);
+    let Some(report) = skipping(run::compare_cases(&mut Host, cases)) else {
+        return;
+    };
+    report.assert_agreement();
+    assert!(report.cases > 100);
+}
+
+#[test]
+fn planted_differences_are_found() {
+    /// The native unit with one thing done wrong in every outcome.
+    struct Wrong(NativeSubject, fn(&mut Outcome));
+    impl Subject for Wrong {
+        fn step(&mut self, state: &State) -> Option<Outcome> {
+            let mut outcome = self.0.step(state)?;
+            (self.1)(&mut outcome);
+            Some(outcome)
+        }
+    }
+    type Plant = (&'static str, fn(&mut Outcome));
+    let plants: [Plant; 12] = [
+        ("rax", |o| o.gpr[0] ^= 1 << 31),
+        ("rip", |o| o.rip += 1),
+        ("flags 0x1", |o| o.rflags ^= 1),
+        ("flags 0x400", |o| o.rflags ^= 1 << 10),
+        ("selectors", |o| o.selectors[2] ^= 8),
+        ("fcw", |o| o.fx[0] ^= 1),
+        ("fsw", |o| o.fx[3] ^= 1),
+        ("mxcsr", |o| o.fx[25] ^= 0x40),
+        ("st7", |o| o.fx[32 + 7 * 16] ^= 1),
+        ("xmm7", |o| o.fx[160 + 7 * 16 + 15] ^= 1),
+        ("data+0xfff", |o| o.data[0xfff] ^= 1),
+        ("event", |o| {
+            o.event = Event::Exception {
+                vector: 6,
+                error_code: 0,
+                cr2: 0,
+            }
+        }),
+    ];
+    for (name, plant) in plants {
+        let cases = run::cases(Effort {
+            cases_per_form: 1,
+            seed: 3,
+        })
+        .step_by(97);
+        let mut wrong = Wrong(NativeSubject::new(), plant);
+        let Some(report) = skipping(run::compare_cases(&mut wrong, cases)) else {
+            return;
+        };
+        let found = report
+            .failures
+            .iter()
+            .filter(|failure| failure.text.contains(name))
+            .count();
+        assert_eq!(
+            found,
+            report.forms.len(),
+            "{name} was planted in every form"
+        );
+    }
+}
+
+fn compared(subject: &mut dyn Subject, effort: Effort) -> Option<Report> {
+    skipping(run::compare_cases(subject, run::cases(effort)))
+}
+
+/// `None`, said aloud, where the host cannot be an oracle.
+fn skipping(result: Result<Report, Unavailable>) -> Option<Report> {
+    match result {
+        Ok(report) => Some(report),
+        Err(reason) => {
+            eprintln!("SKIPPED: the host's processor cannot be stepped here: {reason}");
+            None
+        }
+    }
+}
