@@ -2,13 +2,17 @@
 
 use iced_x86::Register;
 
-/// Which code segment the instruction runs in, at privilege level 3 with paging on.
+use super::segments;
+
+/// How wide the code is; privilege level 3 and long mode with paging throughout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Mode {
-    /// 64-bit code, CS 0x33.
+    /// 64-bit code.
     Long,
-    /// 32-bit code in compatibility mode, CS 0x23, every segment flat.
+    /// 32-bit code in compatibility mode.
     Compat,
+    /// 16-bit code in compatibility mode.
+    Word,
 }
 
 impl Mode {
@@ -16,25 +20,17 @@ impl Mode {
         match self {
             Self::Long => 64,
             Self::Compat => 32,
-        }
-    }
-
-    pub(crate) fn cs(self) -> u16 {
-        match self {
-            Self::Long => 0x33,
-            Self::Compat => 0x23,
+            Self::Word => 16,
         }
     }
 }
 
 /// The state before the instruction.
 ///
-/// Linear memory: one executable page at [`CODE`] filled with INT3 but for the instruction at `rip`, one
-/// writable page at [`DATA`] and one at [`STACK`], all user pages, and nothing else below 4 GiB.
-/// CR0 has PE, NE, WP, AM and PG; CR4 has PAE, OSFXSR, OSXMMEXCPT, UMIP and FSGSBASE; IOPL is 0.
-/// DS, ES and SS are 0x2b, FS and GS null. The GDT has a limit of 127 and at 0x10 64-bit kernel code, 0x18 kernel
-/// data, 0x20 32-bit user code, 0x28 user data, 0x30 64-bit user code, all flat and accessed; there is no LDT,
-/// no I/O permission; the IDT's gates have DPL 0 but for vectors 3, 4 and 0x80.
+/// Linear memory: one executable page at [`CODE`] filled with INT3 but for the instruction, one writable page at
+/// [`DATA`] and one at [`STACK`], all user pages, and nothing else below 4 GiB. The descriptor tables are those of
+/// [`segments`]. CR0 has PE, NE, WP, AM and PG; CR4 has PAE, OSFXSR, OSXMMEXCPT, UMIP and FSGSBASE; IOPL is 0;
+/// there is no I/O permission; the IDT's gates have DPL 0 but for vectors 3, 4 and 0x80.
 #[derive(Clone)]
 pub(crate) struct State {
     pub(crate) mode: Mode,
@@ -44,9 +40,13 @@ pub(crate) struct State {
     pub(crate) repeats: bool,
     /// In the order RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8 to R15.
     pub(crate) gpr: [u64; 16],
+    /// The offset in CS.
     pub(crate) rip: u64,
     /// Bits outside [`FLAGS`] are clear; the reserved bit 1 and IF are set.
     pub(crate) rflags: u64,
+    /// CS, SS, DS, ES, FS, GS.
+    pub(crate) selectors: [u16; 6],
+    /// In 64-bit code; else the segment's.
     pub(crate) gs_base: u64,
     /// An FXSAVE64 image; the pointers FIP, FDP and FOP do not take part.
     pub(crate) fx: [u8; 512],
@@ -96,7 +96,7 @@ impl State {
             gpr: self.gpr,
             rip: self.rip,
             rflags: self.rflags,
-            selectors: [self.mode.cs(), USER_DS, USER_DS, USER_DS, 0, 0],
+            selectors: self.selectors,
             gs_base: self.gs_base,
             fx: self.fx,
             data: self.data,
@@ -123,12 +123,47 @@ impl State {
     /// What a register contributes to an address: segment registers their base.
     pub(crate) fn value(&self, register: Register) -> u64 {
         match register {
-            Register::GS => self.gs_base,
             Register::RIP | Register::EIP => self.rip,
-            _ if register.is_segment_register() => 0,
+            _ if register.is_segment_register() => self.segment_base(register),
             _ if register.is_gpr() => self.register(register),
             _ => 0,
         }
+    }
+
+    pub(crate) fn selector(&self, register: Register) -> u16 {
+        let [cs, ss, ds, es, fs, gs] = self.selectors;
+        match register {
+            Register::CS => cs,
+            Register::SS => ss,
+            Register::DS => ds,
+            Register::ES => es,
+            Register::FS => fs,
+            _ => gs,
+        }
+    }
+
+    pub(crate) fn segment_base(&self, register: Register) -> u64 {
+        match (self.mode, register) {
+            (Mode::Long, Register::GS) => self.gs_base,
+            (Mode::Long, _) => 0,
+            _ => segments::base(self.selector(register)),
+        }
+    }
+
+    /// The linear address of the instruction.
+    pub(crate) fn code_address(&self) -> u64 {
+        self.segment_base(Register::CS) + self.rip
+    }
+
+    /// The linear address that SS and the stack pointer give.
+    pub(crate) fn stack_top(&self) -> u64 {
+        let wide = segments::segment(self.selectors[1]).is_none_or(|segment| segment.big);
+        let mask = match self.mode {
+            Mode::Long => u64::MAX,
+            _ if wide => 0xffff_ffff,
+            _ => 0xffff,
+        };
+        self.segment_base(Register::SS) + (self.gpr[RSP] & mask)
     }
 
     /// Puts `bytes` at a linear address if they fit one of the writable pages.
@@ -146,10 +181,11 @@ pub(crate) const PAGE: usize = 4096;
 pub(crate) const CODE: u64 = 0x1000_0000;
 pub(crate) const DATA: u64 = 0x2000_0000;
 pub(crate) const STACK: u64 = 0x3000_0000;
-/// The data segments' selector.
-pub(crate) const USER_DS: u16 = 0x2b;
 
 /// CF PF AF ZF SF DF OF AC: the flags that a case sets freely.
 pub(crate) const FLAGS: u64 = 0x4_0cd5;
 /// Set in every case: the reserved bit 1, and IF.
 pub(crate) const FLAGS_FIXED: u64 = 0x202;
+
+/// The place of RSP in [`State::gpr`].
+pub(crate) const RSP: usize = 4;

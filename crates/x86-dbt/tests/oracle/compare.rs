@@ -1,7 +1,7 @@
 //! What two outcomes of one case differ in, where the manual defines them.
 //!
 //! Tolerated, because processors differ or the manual is silent: undefined flags, and the destination of BSF and BSR
-//! of zero; the byte at which an operand of several accesses (an x87 environment, an FXSAVE image, a masked move)
+//! of zero; bits 19:16 of what LAR gives; the byte at which an operand of several accesses (an x87 environment, an FXSAVE image, a masked move)
 //! faults; MXCSR.PE beside an unmasked overflow or underflow, and all flags of DPPS and DPPD, which round twice; the
 //! x87 state after a faulting MASKMOVQ, and after CVTPI2PS from memory; the MXCSR mask in an FXSAVE image.
 
@@ -44,10 +44,12 @@ pub(crate) fn describe(state: &State) -> String {
     let mut text = String::new();
     IntelFormatter::new().format(&decode(state), &mut text);
     let mut out = format!(
-        "{:?} {text} {:02x?} rflags {:#x} gs {:#x}",
+        "{:?} {text} {:02x?} rip {:#x} rflags {:#x} selectors {:x?} gs {:#x}",
         state.mode,
         state.bytes(),
+        state.rip,
         state.rflags,
+        state.selectors,
         state.gs_base
     );
     for (name, value) in NAMES.iter().zip(state.gpr) {
@@ -74,11 +76,15 @@ fn registers(
 ) {
     let (count, mask) = match state.mode {
         Mode::Long => (16, u64::MAX),
-        Mode::Compat => (8, 0xffff_ffff),
+        Mode::Compat | Mode::Word => (8, 0xffff_ffff),
     };
     let undefined = undefined_register(instruction, host);
     for (i, name) in NAMES.iter().enumerate().take(count) {
-        let mask = if undefined == Some(i) { 0 } else { mask };
+        let mask = if undefined.0 == i {
+            mask & !undefined.1
+        } else {
+            mask
+        };
         if (host.gpr[i] ^ subject.gpr[i]) & mask != 0 {
             found.push(format!(
                 "{name}: host {:#x}, subject {:#x}",
@@ -98,7 +104,7 @@ fn registers(
             host.selectors, subject.selectors
         ));
     }
-    if host.gs_base != subject.gs_base {
+    if state.mode == Mode::Long && host.gs_base != subject.gs_base {
         found.push(format!(
             "gs base: host {:#x}, subject {:#x}",
             host.gs_base, subject.gs_base
@@ -106,11 +112,16 @@ fn registers(
     }
 }
 
-/// The destination that the manual leaves undefined: BSF and BSR of zero.
-fn undefined_register(instruction: &Instruction, host: &Outcome) -> Option<usize> {
-    let scan = matches!(instruction.mnemonic(), Mnemonic::Bsf | Mnemonic::Bsr);
+/// The register whose bits the manual leaves undefined, and which: the destination of BSF and BSR of zero, and bits
+/// 19:16 of LAR's.
+fn undefined_register(instruction: &Instruction, host: &Outcome) -> (usize, u64) {
     let zero = host.rflags & 1 << 6 != 0;
-    (scan && zero).then(|| instruction.op0_register().full_register().number())
+    let bits = match instruction.mnemonic() {
+        Mnemonic::Bsf | Mnemonic::Bsr if zero => u64::MAX,
+        Mnemonic::Lar => 0xf_0000,
+        _ => 0,
+    };
+    (instruction.op0_register().full_register().number(), bits)
 }
 
 fn flags(instruction: &Instruction, host: &Outcome, subject: &Outcome, found: &mut Vec<String>) {
@@ -148,7 +159,7 @@ pub(crate) fn undefined_flags(instruction: &Instruction) -> u64 {
 fn floating_point(mode: Mode, host: &Outcome, subject: &Outcome, found: &mut Vec<String>) {
     let xmm_count = match mode {
         Mode::Long => 16,
-        Mode::Compat => 8,
+        Mode::Compat | Mode::Word => 8,
     };
     let words = [
         ("fcw", 0, 2),
@@ -197,7 +208,7 @@ fn normalised(state: &State, instruction: &Instruction, outcome: &Outcome) -> Ou
     let mut outcome = outcome.clone();
     match outcome.event {
         Event::Retired => {
-            clear_pushed_trap_flag(instruction, &mut outcome);
+            clear_pushed_trap_flag(state, instruction, &mut outcome);
             clear_mxcsr_mask(state, instruction, &mut outcome);
         }
         Event::Exception {
@@ -257,12 +268,16 @@ fn tolerated_simd_flags(instruction: &Instruction, outcome: &Outcome) -> u8 {
 }
 
 /// The host ran with TF set, so PUSHF stored it.
-fn clear_pushed_trap_flag(instruction: &Instruction, outcome: &mut Outcome) {
+fn clear_pushed_trap_flag(state: &State, instruction: &Instruction, outcome: &mut Outcome) {
     let pushes = matches!(
         instruction.mnemonic(),
         Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq
     );
-    let at = outcome.gpr[RSP].wrapping_sub(STACK);
+    let after = State {
+        gpr: outcome.gpr,
+        ..state.clone()
+    };
+    let at = after.stack_top().wrapping_sub(STACK);
     if pushes && at < PAGE as u64 - 1 {
         outcome.stack[at as usize + 1] &= !1;
     }
@@ -286,8 +301,6 @@ fn clear_mxcsr_mask(state: &State, instruction: &Instruction, outcome: &mut Outc
 
 const SIMD_EXCEPTION: u8 = 19;
 const MXCSR: usize = 24;
-const RSP: usize = 4;
-
 const NAMES: [&str; 16] = [
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13",
     "r14", "r15",

@@ -54,9 +54,9 @@ pub(crate) struct Catalogue {
 }
 
 impl Catalogue {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(modes: &[Mode]) -> Self {
         let mut forms: BTreeMap<Form, Vec<Template>> = BTreeMap::new();
-        for mode in [Mode::Long, Mode::Compat] {
+        for &mode in modes {
             for template in templates(mode) {
                 let instruction = decode(mode, template.bytes());
                 if instruction.is_invalid() || reason_left_out(instruction.code()).is_some() {
@@ -97,7 +97,7 @@ fn decode(mode: Mode, bytes: &[u8]) -> Instruction {
 fn templates(mode: Mode) -> impl Iterator<Item = Template> {
     let prefixes: &[&[u8]] = match mode {
         Mode::Long => &LONG_PREFIXES,
-        Mode::Compat => &COMPAT_PREFIXES,
+        Mode::Compat | Mode::Word => &COMPAT_PREFIXES,
     };
     prefixes.iter().flat_map(|prefix| {
         MAPS.iter().flat_map(move |map| {
@@ -164,7 +164,7 @@ pub(crate) fn reason_left_out(code: Code) -> Option<&'static str> {
     (!offered).then_some("of a feature not offered to guests")
 }
 
-const UNREACHED: &str = "not decoded in 64-bit or flat 32-bit code";
+const UNREACHED: &str = "not decoded in these modes";
 
 const MAPS: [&[u8]; 4] = [&[], &[0x0f], &[0x0f, 0x38], &[0x0f, 0x3a]];
 

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use core::arch::asm;
 
-use super::case::{CODE, DATA, Event, FLAGS_FIXED, Mode, Outcome, PAGE, STACK, State, USER_DS};
+use super::case::{CODE, DATA, Event, FLAGS_FIXED, Mode, Outcome, PAGE, STACK, State};
+use super::segments::{LDT, Segment};
 
 /// Why the host cannot be an oracle here.
 #[derive(Debug)]
@@ -154,6 +155,8 @@ struct Child<'a> {
 static CHILD: AtomicPtr<Child<'static>> = AtomicPtr::new(ptr::null_mut());
 
 fn child(shared: &Shared) -> ! {
+    // Cases use the LDT only where `offers_ldt`.
+    let _ = install_ldt();
     if let Ok(code) = map_pages() {
         let mut child = Child {
             shared,
@@ -351,8 +354,8 @@ fn load(context: &mut libc::ucontext_t, state: &State, code: *mut u8) {
     }
     gregs[libc::REG_RIP as usize] = state.rip as i64;
     gregs[libc::REG_EFL as usize] = (state.rflags | FLAGS_FIXED | TF) as i64;
-    gregs[libc::REG_CSGSFS as usize] =
-        (u64::from(USER_DS) << 48 | u64::from(state.mode.cs())) as i64;
+    let [cs, ss, ..] = state.selectors.map(u64::from);
+    gregs[libc::REG_CSGSFS as usize] = (ss << 48 | cs) as i64;
     context.uc_flags |= UC_STRICT_RESTORE_SS;
     let fpregs = context.uc_mcontext.fpregs.cast::<u8>();
     // SAFETY: the frame's fpstate begins with an FXSAVE image. Its last 48 bytes are the kernel's own.
@@ -363,7 +366,7 @@ fn load(context: &mut libc::ucontext_t, state: &State, code: *mut u8) {
     let components = unsafe { xstate_bv.read() };
     // SAFETY: as above.
     unsafe { xstate_bv.write(components | 3) };
-    let offset = (state.rip - CODE) as usize;
+    let offset = (state.code_address() - CODE) as usize;
     assert!(offset + state.len <= PAGE);
     // SAFETY: `code` is the writable mapping of the code page.
     unsafe { ptr::write_bytes(code, 0xcc, PAGE) };
@@ -374,7 +377,7 @@ fn load(context: &mut libc::ucontext_t, state: &State, code: *mut u8) {
         // SAFETY: `map_pages` mapped a writable page there.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), page, PAGE) };
     }
-    set_segments(state.gs_base);
+    set_segments(state);
 }
 
 fn page(at: u64) -> [u8; PAGE] {
@@ -413,12 +416,58 @@ fn restore_fs(base: u64) {
     unsafe { asm!("mov fs, {0:x}", "wrfsbase {1}", in(reg) 0, in(reg) base) };
 }
 
-fn set_segments(gs_base: u64) {
-    // SAFETY: 64-bit code does not use DS and ES, and nothing here uses GS.
+fn set_segments(state: &State) {
+    let [_, _, ds, es, fs, gs] = state.selectors.map(u32::from);
+    // SAFETY: 64-bit code does not use DS and ES, nothing here uses GS, and thread-local storage behind FS is not
+    // used again before the handler restores it. The selectors are null or of `segments`, so they load.
     unsafe {
-        asm!("mov ds, {0:x}", "mov es, {0:x}", "mov gs, {1:x}", "wrgsbase {2}",
-            in(reg) u32::from(USER_DS), in(reg) 0, in(reg) gs_base);
+        asm!("mov ds, {0:x}", "mov es, {1:x}", "mov fs, {2:x}", "mov gs, {3:x}",
+            in(reg) ds, in(reg) es, in(reg) fs, in(reg) gs);
     }
+    if state.mode == Mode::Long {
+        // SAFETY: as above.
+        unsafe { asm!("wrgsbase {}", in(reg) state.gs_base) };
+    }
+}
+
+/// Linux `asm/ldt.h`, `struct user_desc`.
+#[repr(C)]
+struct UserDesc {
+    entry_number: u32,
+    base_addr: u32,
+    limit: u32,
+    flags: u32,
+}
+
+/// Whether the kernel lets programs have an LDT with 16-bit segments, which [`Mode::Word`] needs.
+pub(crate) fn offers_ldt() -> bool {
+    // The test's own process gets an LDT by this, which it does not use.
+    install_ldt().is_ok()
+}
+
+fn install_ldt() -> io::Result<()> {
+    const WRITE: libc::c_ulong = 0x11;
+    for (entry_number, segment) in (0..).zip(&LDT) {
+        let Segment {
+            base: base_addr,
+            limit,
+            ..
+        } = *segment;
+        let entry = UserDesc {
+            entry_number,
+            base_addr,
+            limit,
+            flags: segment.user_desc_flags(),
+        };
+        let pointer = &raw const entry;
+        // SAFETY: the kernel reads the 16 bytes of a local.
+        if unsafe { libc::syscall(libc::SYS_modify_ldt, WRITE, pointer, size_of::<UserDesc>()) }
+            != 0
+        {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 fn fs_base() -> u64 {

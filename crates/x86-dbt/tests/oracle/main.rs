@@ -11,12 +11,15 @@
 
 mod case;
 mod compare;
+mod encode;
 mod forms;
 mod generate;
 mod host;
 mod native_unit;
+mod operands;
 mod rng;
 mod run;
+mod segments;
 mod values;
 
 use case::{Event, Outcome, State, Subject};
@@ -27,7 +30,7 @@ use run::{Effort, Report};
 
 #[test]
 fn forms_are_many_and_what_is_left_out_has_a_reason() {
-    let catalogue = Catalogue::new();
+    let catalogue = Catalogue::new(run::modes());
     let distinct: std::collections::BTreeSet<_> = catalogue
         .forms
         .keys()
@@ -62,7 +65,7 @@ fn every_form_yields_a_case() {
     })
     .map(|(form, _)| form)
     .collect();
-    let missing: Vec<_> = Catalogue::new()
+    let missing: Vec<_> = Catalogue::new(run::modes())
         .forms
         .into_keys()
         .filter(|form| !made.contains(form))
@@ -137,14 +140,14 @@ fn planted_differences_are_found() {
             }
         }),
     ];
+    let effort = Effort {
+        cases_per_form: 1,
+        seed: 3,
+    };
+    let cases: Vec<_> = run::cases(effort).step_by(97).collect();
     for (name, plant) in plants {
-        let cases = run::cases(Effort {
-            cases_per_form: 1,
-            seed: 3,
-        })
-        .step_by(97);
         let mut wrong = Wrong(NativeSubject::new(), plant);
-        let Some(report) = skipping(run::compare_cases(&mut wrong, cases)) else {
+        let Some(report) = skipping(run::compare_cases(&mut wrong, cases.iter().cloned())) else {
             return;
         };
         let found = report
@@ -157,6 +160,46 @@ fn planted_differences_are_found() {
             report.forms.len(),
             "{name} was planted in every form"
         );
+    }
+}
+
+/// Subjects build their tables from these descriptors.
+#[test]
+fn the_host_has_the_segments_that_cases_use() {
+    const LAR_EAX_ECX: [u8; 3] = [0x0f, 0x02, 0xc1];
+    const LSL_EDX_ECX: [u8; 3] = [0x0f, 0x03, 0xd1];
+    let Some((_, mut state)) = run::cases(Effort {
+        cases_per_form: 1,
+        seed: 1,
+    })
+    .next() else {
+        unreachable!("there are forms")
+    };
+    let ldt = if host::offers_ldt() {
+        &segments::LDT[..]
+    } else {
+        &[]
+    };
+    for segment in segments::GDT[2..].iter().chain(ldt) {
+        state.gpr[1] = u64::from(segment.selector);
+        let [rights, limit] = [LAR_EAX_ECX, LSL_EDX_ECX].map(|code| {
+            state.code[..3].copy_from_slice(&code);
+            state.len = 3;
+            host::run(&[&state]).map(|mut outcomes| outcomes.remove(0))
+        });
+        let (rights, limit) = match (rights, limit) {
+            (Ok(rights), Ok(limit)) => (rights.gpr[0], limit.gpr[2]),
+            (Err(reason), _) | (_, Err(reason)) => {
+                skipping(Err(reason));
+                return;
+            }
+        };
+        assert_eq!(
+            rights & 0xf0_ff00,
+            segment.descriptor() >> 32 & 0xf0_ff00,
+            "{segment:x?}"
+        );
+        assert_eq!(limit, u64::from(segment.limit), "{segment:x?}");
     }
 }
 

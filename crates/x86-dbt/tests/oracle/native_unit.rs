@@ -7,6 +7,7 @@ use x86_dbt::native::{
 
 use super::case::{CODE, DATA, Event, Mode, Outcome, PAGE, STACK, State, Subject};
 use super::compare::decode;
+use super::segments;
 
 pub(crate) struct NativeSubject {
     unit: NativeUnit,
@@ -26,7 +27,7 @@ impl Subject for NativeSubject {
         let op = self.unit.prepare(&instruction).ok()?;
         let mut outcome = state.unchanged();
         match self.execute(state, &instruction, &op, &mut outcome) {
-            Ok(()) => outcome.rip = instruction.next_ip(),
+            Ok(()) => outcome.rip = instruction.next_ip() & ip_mask(state.mode),
             Err(event) => outcome.event = event,
         }
         Some(outcome)
@@ -107,10 +108,10 @@ fn address(state: &State, instruction: &Instruction) -> u64 {
         instruction.virtual_address(op, 0, |register, _, _| Some(state.value(register)))
     });
     let address = address.unwrap_or(0);
-    if state.mode == Mode::Compat {
-        address & 0xffff_ffff
-    } else {
+    if state.mode == Mode::Long {
         address
+    } else {
+        address & 0xffff_ffff
     }
 }
 
@@ -122,16 +123,13 @@ fn check(state: &State, instruction: &Instruction, op: &NativeOp, at: u64) -> Re
     let size = u64::from(op.span);
     // Bytes that the mask of a masked move leaves alone are checked too; the manual allows it.
     let write = matches!(op.memory, NativeMemory::Write(_) | NativeMemory::Masked(_));
-    let last = at.wrapping_add(size - 1);
     if !at.is_multiple_of(u64::from(op.alignment)) {
         return Err(exception(GP));
     }
-    if state.mode == Mode::Long && !(is_canonical(at) && is_canonical(last)) {
-        let stack = matches!(
-            instruction.memory_base(),
-            Register::RSP | Register::RBP | Register::ESP | Register::EBP
-        ) && instruction.memory_segment() == Register::SS;
-        return Err(exception(if stack { SS } else { GP }));
+    if state.mode == Mode::Long {
+        check_canonical(instruction, at, size)?;
+    } else {
+        check_segment(state, instruction, op, write)?;
     }
     let masked = matches!(op.memory, NativeMemory::Masked(_));
     if state.rflags & AC_FLAG != 0 && !masked && !at.is_multiple_of(natural_alignment(size)) {
@@ -156,6 +154,44 @@ fn check_page(byte: u64, write: bool) -> Result<(), Event> {
     })
 }
 
+fn check_canonical(instruction: &Instruction, at: u64, size: u64) -> Result<(), Event> {
+    if is_canonical(at) && is_canonical(at.wrapping_add(size - 1)) {
+        return Ok(());
+    }
+    Err(exception(if instruction.memory_segment() == Register::SS {
+        SS
+    } else {
+        GP
+    }))
+}
+
+/// Type and limit, in compatibility mode.
+fn check_segment(
+    state: &State,
+    instruction: &Instruction,
+    op: &NativeOp,
+    write: bool,
+) -> Result<(), Event> {
+    let register = instruction.memory_segment();
+    let Some(segment) = segments::segment(state.selector(register)) else {
+        return Err(exception(GP));
+    };
+    let first = (address(state, instruction).wrapping_sub(u64::from(segment.base))) as u32;
+    let last = first.wrapping_add(u32::from(op.span) - 1);
+    let allowed = if write {
+        segment.is_writable()
+    } else {
+        segment.is_readable()
+    };
+    if !allowed {
+        return Err(exception(GP));
+    }
+    if !segment.holds(first, last) {
+        return Err(exception(if register == Register::SS { SS } else { GP }));
+    }
+    Ok(())
+}
+
 /// SDM volume 3, table 7-7.
 fn natural_alignment(size: u64) -> u64 {
     match size {
@@ -173,7 +209,7 @@ fn byte_at(state: &State, at: u64) -> u8 {
         DATA => state.data[offset],
         STACK => state.stack[offset],
         _ => {
-            let own = (at.wrapping_sub(state.rip)) as usize;
+            let own = at.wrapping_sub(state.code_address()) as usize;
             if own < state.len {
                 state.code[own]
             } else {
@@ -207,6 +243,10 @@ fn write_register(state: &State, op: &NativeOp, io: &NativeIo, outcome: &mut Out
         2 => state.gpr[number] & !0xffff | io.gpr_out,
         _ => io.gpr_out,
     };
+}
+
+fn ip_mask(mode: Mode) -> u64 {
+    u64::MAX >> (64 - mode.bitness())
 }
 
 fn is_canonical(address: u64) -> bool {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::case::{State, Subject};
+use super::case::{Mode, Outcome, State, Subject};
 use super::compare::{describe, differences};
 use super::forms::{Catalogue, Form};
 use super::generate::Generator;
@@ -114,7 +114,7 @@ pub(crate) fn compare_cases(
     Ok(report)
 }
 
-type Pending = (Form, Box<State>, super::case::Outcome);
+type Pending = (Form, Box<State>, Outcome);
 
 fn finish(batch: &mut Vec<Pending>, report: &mut Report) -> Result<(), Unavailable> {
     let states: Vec<&State> = batch.iter().map(|(_, state, _)| &**state).collect();
@@ -127,9 +127,9 @@ fn finish(batch: &mut Vec<Pending>, report: &mut Report) -> Result<(), Unavailab
 
 /// The cases of every form, form by form.
 pub(crate) fn cases(effort: Effort) -> impl Iterator<Item = (Form, Box<State>)> {
-    let catalogue = Catalogue::new();
+    let catalogue = Catalogue::new(modes());
     let seed = Rng::new(effort.seed);
-    let mut generator = Generator::new();
+    let mut generator = Generator::new(host::offers_ldt());
     catalogue
         .forms
         .into_iter()
@@ -141,6 +141,18 @@ pub(crate) fn cases(effort: Effort) -> impl Iterator<Item = (Form, Box<State>)> 
                 .collect();
             made.into_iter().map(move |state| (form, state))
         })
+}
+
+/// The modes that the host can run.
+pub(crate) fn modes() -> &'static [Mode] {
+    const ALL: [Mode; 3] = [Mode::Long, Mode::Compat, Mode::Word];
+    if host::offers_ldt() {
+        return &ALL;
+    }
+    eprintln!(
+        "SKIPPED: 16-bit code and segments with limits, since the kernel does not offer an LDT"
+    );
+    &ALL[..2]
 }
 
 const BATCH: usize = 512;
