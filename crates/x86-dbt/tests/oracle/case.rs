@@ -157,13 +157,28 @@ impl State {
 
     /// The linear address that SS and the stack pointer give.
     pub(crate) fn stack_top(&self) -> u64 {
-        let wide = segments::segment(self.selectors[1]).is_none_or(|segment| segment.big);
         let mask = match self.mode {
             Mode::Long => u64::MAX,
-            _ if wide => 0xffff_ffff,
-            _ => 0xffff,
+            _ if self.is_stack_short() => 0xffff,
+            _ => 0xffff_ffff,
         };
         self.segment_base(Register::SS) + (self.gpr[RSP] & mask)
+    }
+
+    /// The two bytes at a linear address in one of the writable pages, else zero.
+    pub(crate) fn peek(&self, at: u64) -> u16 {
+        let pages = [(DATA, &self.data), (STACK, &self.stack)];
+        let found = pages.into_iter().find_map(|(page_at, page)| {
+            let offset = usize::try_from(at.wrapping_sub(page_at)).ok()?;
+            page.get(offset..)?.first_chunk::<2>()
+        });
+        found.map_or(0, |bytes| u16::from_le_bytes(*bytes))
+    }
+
+    /// Whether the stack pointer has 16 bits.
+    pub(crate) fn is_stack_short(&self) -> bool {
+        segments::segment(self.selectors[1]).is_some_and(|segment| !segment.big)
+            && self.mode != Mode::Long
     }
 
     /// Puts `bytes` at a linear address if they fit one of the writable pages.

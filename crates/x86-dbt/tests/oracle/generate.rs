@@ -7,7 +7,7 @@ use super::encode::{Encoded, encode};
 use super::forms::{Form, Template};
 use super::operands::{register_mask, special_operands};
 use super::rng::Rng;
-use super::segments::{self, FLAT_CS, FLAT_DS, LONG_CS, SHORT_CS, WORD_CS};
+use super::segments::{FLAT_CS, FLAT_DS, LONG_CS, SHORT_CS, WORD_CS};
 use super::values;
 
 /// Makes cases.
@@ -56,7 +56,8 @@ impl Generator {
             state.gpr = state.gpr.map(|value| value & 0xffff_ffff);
         }
         let accepted = self.is_harmless(&encoded.instruction, &state)
-            && !is_model_specific(&encoded.instruction, &state);
+            && !is_model_specific(&encoded.instruction, &state)
+            && !leaves_a_short_stack(&encoded.instruction, &state);
         accepted.then_some(state)
     }
 
@@ -148,8 +149,7 @@ fn random_state(mode: Mode, ldt: bool, rng: &mut Rng) -> State {
             _ => 64 + rng.below(PAGE as u64 / 8 - 16) * 8,
         };
     let offset = top - state.segment_base(Register::SS);
-    let is_short = segments::segment(state.selectors[1]).is_some_and(|segment| !segment.big);
-    let high = if is_short {
+    let high = if state.is_stack_short() {
         rng.next() & 0xffff_0000
     } else {
         0
@@ -285,6 +285,28 @@ fn is_model_specific(instruction: &Instruction, state: &State) -> bool {
     // Whether CVTPI2PS from memory is an MMX instruction, and so reports a pending x87 exception.
     let pending = instruction.mnemonic() == Mnemonic::Cvtpi2ps && state.fx[2] & 0x80 != 0;
     pending || misaligned && (sha || fx && (alignment_check || on_stack))
+}
+
+/// Linux's way back to a 16-bit stack leaves a kernel address in the upper half of RSP, where 64-bit code would
+/// find it.
+fn leaves_a_short_stack(instruction: &Instruction, state: &State) -> bool {
+    let operand = instruction.code().op_code().operand_size() as u64 / 8;
+    let selector = match instruction.mnemonic() {
+        Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => {
+            state.peek(state.stack_top().wrapping_add(operand))
+        }
+        Mnemonic::Call | Mnemonic::Jmp => match memory_operand(instruction) {
+            Some(op) => {
+                let offset = instruction.memory_size().size() as u64 - 2;
+                let value = |register, _, _| Some(state.value(register));
+                let address = instruction.virtual_address(op, 0, value).unwrap_or(0);
+                state.peek((address & 0xffff_ffff).wrapping_add(offset))
+            }
+            None => instruction.far_branch_selector(),
+        },
+        _ => return false,
+    };
+    state.is_stack_short() && selector | 3 == LONG_CS
 }
 
 /// How far from its address a bit test with a register offset reaches.

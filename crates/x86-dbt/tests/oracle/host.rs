@@ -119,9 +119,11 @@ impl Shared {
         if waited == pid && status == 0 && header.current == self.count {
             return;
         }
-        let case = states.get(header.current).map(|state| state.bytes());
+        let case = states
+            .get(header.current)
+            .map(|state| super::compare::describe(state));
         panic!(
-            "the child ended with status {status:#x} in case {} ({case:02x?})",
+            "the child ended with status {status:#x} in case {}: {case:?}",
             header.current
         );
     }
@@ -506,7 +508,7 @@ const TF: u64 = 1 << 8;
 const GUARD: usize = 64 << 10;
 const SLOTS_AT: usize = PAGE;
 const STEPS_MAX: u32 = 10_000;
-const SECONDS_MAX: u32 = 60;
+const SECONDS_MAX: u32 = 5;
 /// Linux `asm/hwcap2.h`.
 const HWCAP2_FSGSBASE: u64 = 1 << 1;
 /// Linux `asm/ucontext.h`.

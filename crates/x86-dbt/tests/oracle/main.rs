@@ -22,6 +22,8 @@ mod run;
 mod segments;
 mod values;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use case::{Event, Outcome, State, Subject};
 use forms::Catalogue;
 use host::Unavailable;
@@ -31,7 +33,7 @@ use run::{Effort, Report};
 #[test]
 fn forms_are_many_and_what_is_left_out_has_a_reason() {
     let catalogue = Catalogue::new(run::modes());
-    let distinct: std::collections::BTreeSet<_> = catalogue
+    let distinct: BTreeSet<_> = catalogue
         .forms
         .keys()
         .map(|form| (form.code, form.memory))
@@ -59,7 +61,7 @@ fn forms_are_many_and_what_is_left_out_has_a_reason() {
 
 #[test]
 fn every_form_yields_a_case() {
-    let made: std::collections::BTreeSet<_> = run::cases(Effort {
+    let made: BTreeSet<_> = run::cases(Effort {
         cases_per_form: 1,
         seed: 1,
     })
@@ -88,24 +90,35 @@ fn the_native_unit_agrees_with_the_host() {
 }
 
 #[test]
-fn two_runs_on_the_host_agree() {
-    struct Host;
-    impl Subject for Host {
-        fn step(&mut self, state: &State) -> Option<Outcome> {
-            host::run(&[state]).ok()?.pop()
+fn two_runs_of_every_form_on_the_host_agree() {
+    let cases: Vec<_> = run::cases(Effort::from_environment(1)).collect();
+    let mut endings = BTreeMap::new();
+    for batch in cases.chunks(512) {
+        let states: Vec<&State> = batch.iter().map(|(_, state)| &**state).collect();
+        let (Ok(first), Ok(second)) = (host::run(&states), host::run(&states)) else {
+            eprintln!("SKIPPED: the host's processor cannot be stepped here");
+            return;
+        };
+        for (state, (first, second)) in states.iter().zip(first.iter().zip(&second)) {
+            let found = compare::differences(state, first, second);
+            assert!(
+                found.is_empty(),
+                "{}\n{}",
+                compare::describe(state),
+                found.join("\n")
+            );
+            let ending = match first.event {
+                Event::Retired => "retired".to_owned(),
+                Event::Exception { vector, .. } => format!("vector {vector}"),
+            };
+            *endings.entry(ending).or_insert(0) += 1;
         }
     }
-    // A child process for each case: few of them.
-    let cases = run::cases(Effort {
-        cases_per_form: 1,
-        seed: 7,
-    })
-    .step_by(37);
-    let Some(report) = skipping(run::compare_cases(&mut Host, cases)) else {
-        return;
-    };
-    report.assert_agreement();
-    assert!(report.cases > 100);
+    eprintln!("{} cases: {endings:?}", cases.len());
+    assert!(
+        endings["retired"] * 2 > cases.len(),
+        "most cases complete: {endings:?}"
+    );
 }
 
 #[test]
