@@ -177,8 +177,9 @@ impl NativeUnit {
             state.adopt_host_image(fop, fip, fdp);
         }
         merge_flags(op, io);
+        let writes = matches!(op.memory, NativeMemory::Write(_));
         NativeOutcome::Done {
-            store: !store_suppressed(state),
+            store: !(writes && store_suppressed(state)),
         }
     }
 
