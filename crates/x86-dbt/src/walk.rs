@@ -95,7 +95,10 @@ impl Cpu {
     /// Walks the page tables and remembers the result, if RAM is behind it.
     pub(crate) fn walk_and_fill(&mut self, linear: u64, kind: Kind, bank: Bank) -> Result<Target> {
         let access = access(kind, bank);
-        let found = match x86::walk(&self.ram, &self.paging, Gva(linear), access, &mut ()) {
+        // A walk that faults marks nothing as accessed, as on the 386 and in KVM; the manual leaves that open.
+        let found = x86::probe(&self.ram, &self.paging, Gva(linear), access, &mut ())
+            .and_then(|_| x86::walk(&self.ram, &self.paging, Gva(linear), access, &mut ()));
+        let found = match found {
             Ok(found) => found,
             Err(WalkError::Fault(fault)) => {
                 self.cr2 = linear;
