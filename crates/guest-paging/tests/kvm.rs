@@ -151,6 +151,10 @@ fn compare(maxphyaddr: Option<u8>, seed: u64) -> Option<Agreed> {
                 }
                 _ => {
                     assert_eq!(translated, None, "{question:x?} {walked:x?}");
+                    assert!(
+                        arena::read_back(&memory, &image) == image,
+                        "marks: {question:x?}"
+                    );
                     agreed.refused += 1;
                 }
             }
