@@ -19,12 +19,13 @@ const _: () = assert!(usize::BITS >= u64::BITS);
 
 /// The regions of a guest memory, each with its host slice.
 ///
-/// One region is tried before all others: the largest, or the one chosen with
-/// [`prefer`](Self::prefer). Loads from it pay no search. Borrowing the memory keeps the mappings
-/// alive; a region added later is not seen. Each vCPU's thread pins its own.
+/// Loads from two of them pay no search: the two largest, or those chosen with
+/// [`prefer`](Self::prefer). Borrowing the memory keeps the mappings alive; a region added later is
+/// not seen. Each vCPU's thread pins its own.
 #[derive(Clone, Debug)]
 pub struct PinnedMemory<'m, B = ()> {
-    preferred: PinnedRegion<'m, B>,
+    /// Tried in this order before all others; the same twice if there is only one.
+    near: [PinnedRegion<'m, B>; 2],
     /// All of them, in ascending order.
     regions: Vec<PinnedRegion<'m, B>>,
 }
@@ -75,16 +76,28 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
             regions.push(PinnedRegion::new(region)?);
         }
         regions.sort_by_key(|region| region.base);
-        let largest = regions.iter().max_by_key(|region| region.len());
-        let preferred = largest.ok_or(PinError::Empty)?.clone();
-        Ok(Self { preferred, regions })
+        let largest = regions
+            .iter()
+            .max_by_key(|region| region.len())
+            .ok_or(PinError::Empty)?;
+        let others = regions.iter().filter(|region| region.base != largest.base);
+        let second = others.max_by_key(|region| region.len()).unwrap_or(largest);
+        Ok(Self {
+            near: [largest.clone(), second.clone()],
+            regions,
+        })
     }
 
     /// Tries the region that holds `gpa` before all others from now on; for instance the one that
     /// CR3 points into, since tables tend to lie together. Changes nothing if no region does.
     pub fn prefer(&mut self, gpa: Gpa) {
-        if let Some(region) = self.region(gpa) {
-            self.preferred = region.clone();
+        let Some(region) = self.region(gpa).cloned() else {
+            return;
+        };
+        let [first, second] = &mut self.near;
+        if region.base != first.base {
+            std::mem::swap(first, second);
+            *first = region;
         }
     }
 
@@ -96,11 +109,24 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
     /// The region that holds the byte at `gpa`.
     #[inline]
     pub fn region(&self, gpa: Gpa) -> Option<&PinnedRegion<'m, B>> {
-        if self.preferred.contains(gpa) {
-            Some(&self.preferred)
+        let [first, second] = &self.near;
+        if first.contains(gpa) {
+            Some(first)
+        } else if second.contains(gpa) {
+            Some(second)
         } else {
             self.search(gpa)
         }
+    }
+
+    /// The entry at `at`.
+    #[inline(always)]
+    fn entry<A: AtomicInteger>(&self, at: Gpa) -> Option<&A> {
+        let [first, second] = &self.near;
+        let near = first
+            .entry_in_table(at, 0)
+            .or_else(|| second.entry_in_table(at, 0));
+        near.or_else(|| self.search(at)?.entry_in_table(at, 0))
     }
 
     #[cold]
@@ -152,19 +178,19 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
         gpa.0.wrapping_sub(self.base.0) < self.len()
     }
 
-    /// The entry at `at`, if it is in the region.
-    fn entry<A: AtomicInteger>(&self, at: Gpa) -> Option<&A> {
-        self.slice.get_atomic_ref(self.offset(at)?).ok()
-    }
-
     /// The entry `offset` bytes into `table`, if it is in the region.
     ///
-    /// The same as [`entry`](Self::entry), worded for the compiler: what does not depend on `table`
-    /// is computed ahead of it, and since it sees all addends aligned, one test of the slice's own
-    /// alignment does for all entries of a walk.
+    /// Worded for the compiler: what does not depend on `table` is computed ahead of it, and since
+    /// all addends are seen to be aligned, one test of the slice's own alignment does for all entries
+    /// of a walk.
     #[inline(always)]
     fn entry_in_table<A: AtomicInteger>(&self, table: Gpa, offset: u64) -> Option<&A> {
         let aligned = !(size_of::<A>() as u64 - 1);
+        debug_assert_eq!(
+            (table.0 | offset) & !aligned,
+            0,
+            "entries are naturally aligned"
+        );
         self.slice.get_atomic_ref::<A>(0).ok()?;
         let row = (offset & aligned).wrapping_sub(self.base.0 & aligned);
         // Below the region this wraps to an offset that no slice has.
@@ -182,27 +208,27 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
 impl<B: BitmapSlice> TableMemory for PinnedMemory<'_, B> {
     type Error = Unbacked;
 
+    #[inline]
     fn load_u32(&self, at: Gpa) -> Result<u32, Unbacked> {
-        let region = self.region(at).ok_or(Unbacked)?;
-        let entry: &AtomicU32 = region.entry(at).ok_or(Unbacked)?;
+        let entry: &AtomicU32 = self.entry(at).ok_or(Unbacked)?;
         Ok(u32::from_le(entry.load(Ordering::Relaxed)))
     }
 
+    #[inline]
     fn load_u64(&self, at: Gpa) -> Result<u64, Unbacked> {
-        let region = self.region(at).ok_or(Unbacked)?;
-        let entry: &AtomicU64 = region.entry(at).ok_or(Unbacked)?;
+        let entry: &AtomicU64 = self.entry(at).ok_or(Unbacked)?;
         Ok(u64::from_le(entry.load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
     fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        let entry: &AtomicU32 = self.preferred.entry_in_table(table, offset)?;
+        let entry: &AtomicU32 = self.near[0].entry_in_table(table, offset)?;
         Some(u32::from_le(entry.load(Ordering::Relaxed)))
     }
 
     #[inline(always)]
     fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        let entry: &AtomicU64 = self.preferred.entry_in_table(table, offset)?;
+        let entry: &AtomicU64 = self.near[0].entry_in_table(table, offset)?;
         Some(u64::from_le(entry.load(Ordering::Relaxed)))
     }
 

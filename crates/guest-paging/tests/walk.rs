@@ -406,6 +406,11 @@ fn setters_follow_what_guests_change_often() {
     assert_eq!(walk(&context), Err(fault(denied, 0)));
 }
 
+#[test]
+fn a_context_is_less_than_1_kib() {
+    assert!(size_of::<Context>() < 1024);
+}
+
 // Races. Another processor writes between the load of an entry and its marking.
 
 /// Memory where something happens before each compare-exchange.
@@ -537,10 +542,10 @@ fn walks_never_write_an_entry_that_is_not_present() {
         for _ in 0..20_000 {
             let present = pte.swap(PRESENT, Ordering::Relaxed);
             assert!([SWAPPED, FOUR_LEVELS[3].1 | 0x60, FOUR_LEVELS[3].1].contains(&present));
-            std::thread::yield_now();
+            (0..64).for_each(|_| std::hint::spin_loop());
             let before = pte.swap(SWAPPED, Ordering::Relaxed);
             assert!([PRESENT, PRESENT | 0x60].contains(&before), "{before:#x}");
-            std::thread::yield_now();
+            (0..64).for_each(|_| std::hint::spin_loop());
         }
         done.store(true, Ordering::Relaxed);
     });
@@ -551,31 +556,70 @@ fn walks_never_write_an_entry_that_is_not_present() {
 #[test]
 fn pinned_memory_finds_every_region() {
     let ranges = [
-        (GuestAddress(0x1000), 0x1000),
-        (GuestAddress(0x1_0000_0000), 0x2000),
+        (0x1000, 0x1000),
+        (0x8000_0000, 0x1000),
+        (0x1_0000_0000, 0x2000),
     ];
+    let ranges = ranges.map(|(base, size)| (GuestAddress(base), size));
     let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
-    let pinned = PinnedMemory::new(&memory).unwrap();
-    let region = |gpa| {
-        pinned
-            .region(Gpa(gpa))
-            .map(|region| (region.base().0, region.len()))
-    };
-    for _ in 0..2 {
+    for (base, _) in ranges {
+        memory.write_obj(base.0, base).unwrap();
+    }
+    let mut pinned = PinnedMemory::new(&memory).unwrap();
+    for preferred in [
+        None,
+        Some(0x1000),
+        Some(0x1_0000_1000),
+        Some(0x8000_0000),
+        Some(0x5000),
+    ] {
+        if let Some(gpa) = preferred {
+            pinned.prefer(Gpa(gpa));
+        }
+        let region = |gpa| {
+            pinned
+                .region(Gpa(gpa))
+                .map(|region| (region.base().0, region.len()))
+        };
         assert_eq!(region(0xfff), None);
         assert_eq!(region(0x1000), Some((0x1000, 0x1000)));
         assert_eq!(region(0x1fff), Some((0x1000, 0x1000)));
         assert_eq!(region(0x2000), None);
+        assert_eq!(region(0x8000_0fff), Some((0x8000_0000, 0x1000)));
         assert_eq!(region(0x1_0000_1fff), Some((0x1_0000_0000, 0x2000)));
         assert_eq!(region(0x1_0000_2000), None);
         assert_eq!(region(u64::MAX), None);
+        for (base, _) in ranges {
+            assert_eq!(pinned.load_u64(Gpa(base.0)), Ok(base.0), "{preferred:x?}");
+        }
+        assert_eq!(pinned.load_u64(Gpa(0x1_0000_2000)), Err(Unbacked));
+        assert_eq!(pinned.load_u32(Gpa(0xffc)), Err(Unbacked));
+        assert_eq!(pinned.load_u64(Gpa(u64::MAX - 7)), Err(Unbacked));
     }
-    memory
-        .write_obj(7_u64, GuestAddress(0x1_0000_0008))
-        .unwrap();
-    assert_eq!(pinned.load_u64(Gpa(0x1_0000_0008)), Ok(7));
-    assert_eq!(pinned.load_u64(Gpa(0x1_0000_2000)), Err(Unbacked));
-    assert_eq!(pinned.load_u32(Gpa(0xffc)), Err(Unbacked));
+}
+
+#[test]
+fn a_walk_crosses_from_region_to_region() {
+    let bases = [0, 0x8000_0000, 0x1_0000_0000, 0x2_0000_0000];
+    let ranges = bases.map(|base| (GuestAddress(base), 0x2000));
+    let memory = GuestMemoryMmap::<()>::from_ranges(&ranges).unwrap();
+    let entries = [
+        (0x1000, 0x8000_0007),
+        (0x8000_0000, 0x1_0000_0007),
+        (0x1_0000_0000, 0x2_0000_0007),
+    ];
+    for (at, entry) in entries {
+        write(&memory, at, entry);
+    }
+    write(&memory, 0x2_0000_0000, 0x5007);
+    for _ in 0..2 {
+        let translation = walk(&memory, &LONG, 0x123, USER_WRITE).unwrap();
+        assert_eq!(translation.gpa, Gpa(0x5123));
+    }
+    assert_eq!(
+        entries.map(|(at, _)| read(&memory, at)),
+        entries.map(|(_, entry)| entry | 0x20)
+    );
 }
 
 #[test]

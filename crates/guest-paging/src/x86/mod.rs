@@ -102,9 +102,7 @@ fn walk_in_other_mode<M: TableMemory, O: Observer, const MARKING: bool>(
         PagingMode::Pae => {
             generic::walk::<Pae, M, O, MARKING>(memory, context, gva, access, observer)
         }
-        PagingMode::FourLevel => {
-            generic::walk::<LongMode<4>, M, O, MARKING>(memory, context, gva, access, observer)
-        }
+        PagingMode::FourLevel => unreachable!("the caller walks four levels itself"),
         PagingMode::FiveLevel => {
             generic::walk::<LongMode<5>, M, O, MARKING>(memory, context, gva, access, observer)
         }
