@@ -25,7 +25,7 @@ const INSTRUCTIONS: [(&str, Build); 10] = [
 ];
 
 fn execute(c: &mut Criterion) {
-    let mut group = c.benchmark_group("native/execute");
+    let mut group = c.benchmark_group("x86-dbt-native/execute");
     for (name, build) in INSTRUCTIONS {
         let mut unit = NativeUnit::new().expect("the host gives executable memory");
         let op = unit
@@ -43,7 +43,7 @@ fn execute(c: &mut Criterion) {
 }
 
 fn prepare(c: &mut Criterion) {
-    let mut group = c.benchmark_group("native/prepare");
+    let mut group = c.benchmark_group("x86-dbt-native/prepare");
     let instruction = assembled(|a| a.addsd(xmm1, xmm2));
     let mut unit = NativeUnit::new().expect("the host gives executable memory");
     group.bench_function("known", |b| {

@@ -1,1 +1,17 @@
 #![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod address;
+mod format;
+mod memory;
+mod observer;
+mod pinned;
+mod walk;
+pub mod x86;
+
+pub use address::{Gpa, Gva};
+pub use memory::{Exchange, SearchedMemory, TableMemory, Unbacked};
+pub use observer::{Observer, Reference, ReferenceKind};
+pub use pinned::{PinError, PinnedMemory, PinnedRegion};
+pub use vm_memory;
+pub use walk::{RESTARTS_MAX, WalkError};

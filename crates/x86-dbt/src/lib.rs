@@ -1,10 +1,43 @@
 #![doc = include_str!("../README.md")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "an operand is what is left of a register when it is cut to the operand's width"
+)]
 
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!(
+    "x86-dbt executes guest arithmetic by the host's own instructions and needs an x86-64 host"
+);
+
+mod alu;
+mod block;
+mod cpu;
+mod cpuid;
+mod debug;
+mod decode;
+mod exception;
+mod flags;
+mod memory;
+mod msr;
 pub mod native;
+mod ops;
 mod platform;
+mod ram;
+mod run;
+mod segment;
+mod state;
+mod tlb;
+mod walk;
 
+pub use cpu::{Cpu, Stats, TableRegister};
+pub use cpuid::{
+    Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, EDX_FXSR, EDX_MTRR, EDX_SSE, EDX_VME, Features,
+    Vendor,
+};
+pub use exception::{Exception, Vector};
 pub use platform::{Clock, InterruptSource, Mmio, Platform, PortIo};
-
-/// One virtual processor.
-#[derive(Debug)]
-pub struct Cpu;
+pub use ram::{Ram, RamError};
+pub use run::Exit;
+pub use segment::Segment;
+pub use state::{Registers, State};
+pub use tlb::TlbStats;

@@ -1,2 +1,187 @@
-//! Boots an unmodified Linux.
-fn main() {}
+//! Boots an unmodified Linux, Debian's by default, to a shell on the terminal.
+
+mod args;
+mod console;
+mod debian;
+mod embedded;
+mod initramfs;
+mod report;
+mod session;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use clap::Parser;
+use machine::kernel::{self, ElfEntry, Guest, KernelImage};
+use machine::{
+    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine,
+    acpi_tables,
+};
+
+use args::{Args, EngineArg, Flavour, MachineArg};
+use console::Console;
+use session::Session;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match prepare(&args) {
+        Ok(session) => session.run(&args),
+        Err(error) => {
+            eprintln!("boot: {error:#}");
+            ExitCode::from(BAD_INPUT)
+        }
+    }
+}
+
+/// What cannot be started at all: the user's input, or the host's.
+const BAD_INPUT: u8 = 2;
+
+/// A guest before it is loaded.
+struct Payload {
+    kernel: KernelImage,
+    initrd: Option<Vec<u8>>,
+    command_line: String,
+    entry: ElfEntry,
+}
+
+fn prepare(args: &Args) -> anyhow::Result<Session> {
+    let payload = match (&args.kernel, args.guest) {
+        (Some(path), _) => own_guest(args, path)?,
+        (None, Flavour::Embedded) => embedded_guest(args),
+        (None, flavour) => debian_guest(args, flavour)?,
+    };
+    let ram = kernel::allocate_ram(args.memory << 20)?;
+    let chipset = match args.machine {
+        MachineArg::M0 => Chipset::M0,
+        MachineArg::M1 => Chipset::M1,
+    };
+    let acpi = (chipset == Chipset::M1).then(acpi_tables);
+    let unpacked = if args.no_unpack {
+        None
+    } else {
+        payload.kernel.unpacked()
+    };
+    let guest = Guest {
+        kernel: unpacked.as_ref().unwrap_or(&payload.kernel),
+        initrd: payload.initrd.as_deref(),
+        command_line: &payload.command_line,
+        entry: payload.entry,
+        acpi: acpi.as_deref(),
+    };
+    let start = kernel::load(&ram, &guest)?;
+
+    let decision = choice(args.engine).decide();
+    let engine = if decision.kvm {
+        Engine::Kvm(Box::new(KvmEngine::new(
+            &ram,
+            &start,
+            chipset,
+            Controllers::Kernel,
+        )?))
+    } else {
+        Engine::Dbt(Box::new(DbtEngine::new(&ram, &start, chipset)?))
+    };
+    let name = if decision.kvm {
+        "kvm"
+    } else {
+        "dbt (our own: no virtualization hardware used)"
+    };
+    eprintln!("engine:  {name}; {}", decision.reason);
+    let console = Console::new();
+    let board = Board::new(BoardConfig {
+        chipset,
+        ram: args.memory << 20,
+        unix_seconds: now(),
+        ns_per_instruction: args.ns_per_instruction,
+        console: Box::new(console.clone()),
+    });
+    Ok(Session {
+        engine,
+        board,
+        console,
+    })
+}
+
+fn own_guest(args: &Args, path: &Path) -> anyhow::Result<Payload> {
+    let kernel = KernelImage::read(path)?;
+    let initrd = args
+        .initrd
+        .as_ref()
+        .map(|path| kernel::read_file(path))
+        .transpose()?;
+    Ok(Payload {
+        kernel,
+        initrd,
+        command_line: args
+            .cmdline
+            .clone()
+            .unwrap_or_else(|| default_command_line(args)),
+        entry: ElfEntry::Auto,
+    })
+}
+
+fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
+    if args.initrd.is_some() {
+        bail!("--initrd needs --kernel: Debian's kernel comes with a RAM disk made here");
+    }
+    let files = match debian::obtain(flavour) {
+        Ok(files) => files,
+        Err(error) => {
+            eprintln!("boot: cannot get Debian's packages: {error:#}");
+            eprintln!("boot: booting the small guest that is built in instead");
+            return Ok(embedded_guest(args));
+        }
+    };
+    let busybox = std::fs::read(&files.busybox).context("busybox")?;
+    Ok(Payload {
+        kernel: KernelImage::read(&files.kernel)?,
+        initrd: Some(initramfs::build(&busybox, args.run.as_deref())?),
+        command_line: args
+            .cmdline
+            .clone()
+            .unwrap_or_else(|| default_command_line(args)),
+        entry: ElfEntry::Auto,
+    })
+}
+
+fn embedded_guest(args: &Args) -> Payload {
+    eprintln!(
+        "guest:   embedded, an integer loop of {} million instructions",
+        embedded::MILLIONS
+    );
+    Payload {
+        kernel: KernelImage {
+            name: "the embedded guest".into(),
+            bytes: embedded::elf(),
+        },
+        initrd: None,
+        command_line: args.cmdline.clone().unwrap_or_default(),
+        entry: ElfEntry::Linux64,
+    }
+}
+
+/// Without the self-tests of the crypto code a boot is a third of the instructions.
+fn default_command_line(args: &Args) -> String {
+    let verbosity = if args.verbose { "" } else { " quiet" };
+    format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1")
+}
+
+fn choice(engine: EngineArg) -> EngineChoice {
+    match engine {
+        EngineArg::Auto => EngineChoice::Auto,
+        EngineArg::Dbt => EngineChoice::Dbt,
+        EngineArg::Kvm => EngineChoice::Kvm,
+    }
+}
+
+fn now() -> i64 {
+    let seconds = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map(|since| since.as_secs());
+    seconds
+        .ok()
+        .and_then(|seconds| i64::try_from(seconds).ok())
+        .unwrap_or(0)
+}

@@ -1,1 +1,22 @@
 //! The PC that the example VMMs share: composition only.
+#![deny(unsafe_code)]
+
+mod acpi;
+mod board;
+mod dbt;
+mod engine;
+pub mod kernel;
+mod kvm;
+pub mod layout;
+mod probe;
+mod start_state;
+
+pub use acpi::acpi_tables;
+pub use board::{
+    APIC_TIMER_HZ, Board, BoardConfig, Chipset, Console, Device, Exits, Outcome, TSC_HZ,
+};
+pub use dbt::{DbtCost, DbtEngine};
+pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
+pub use kvm::{Controllers, KvmEngine};
+pub use probe::Probe;
+pub use start_state::{DescriptorTable, Segment, StartState};

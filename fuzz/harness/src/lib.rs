@@ -1,5 +1,16 @@
 //! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
 
+mod apic;
+mod hostile_state;
+mod interpreter;
 mod native_unit;
+mod page_walk;
+mod pc_devices;
+mod pci_config;
 
+pub use apic::apic;
+pub use interpreter::interpreter;
 pub use native_unit::native_unit;
+pub use page_walk::page_walk;
+pub use pc_devices::pc_devices;
+pub use pci_config::pci_config;

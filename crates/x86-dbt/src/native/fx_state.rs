@@ -217,6 +217,14 @@ impl FxState {
         &self.image
     }
 
+    /// Replaces the whole state; bits of MXCSR that do not exist are dropped.
+    pub fn set_image(&mut self, image: &[u8; 512]) {
+        self.image = *image;
+        self.put_u32(MXCSR, self.mxcsr() & MXCSR_MASK);
+        self.put_u32(MXCSR_MASK_FIELD, MXCSR_MASK);
+        self.set_fcw(self.fcw());
+    }
+
     pub(super) fn image_mut(&mut self) -> &mut [u8; 512] {
         &mut self.image
     }

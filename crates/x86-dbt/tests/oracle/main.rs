@@ -15,6 +15,7 @@ mod encode;
 mod forms;
 mod generate;
 mod host;
+mod interpreter;
 mod native_unit;
 mod operands;
 mod rng;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use case::{Event, Outcome, State, Subject};
 use forms::Catalogue;
 use host::Unavailable;
+use interpreter::Interpreter;
 use native_unit::NativeSubject;
 use run::{Effort, Report};
 
@@ -85,6 +87,16 @@ fn the_native_unit_agrees_with_the_host() {
         report.cases,
         report.forms.len()
     );
+    report.assert_agreement();
+    assert!(report.forms.len() > 1500, "{} forms", report.forms.len());
+}
+
+#[test]
+fn the_interpreter_agrees_with_the_host() {
+    let Some(report) = compared(&mut Interpreter::new(), Effort::from_environment(5)) else {
+        return;
+    };
+    eprintln!("{} cases of {} forms", report.cases, report.forms.len());
     report.assert_agreement();
     assert!(report.forms.len() > 1500, "{} forms", report.forms.len());
 }

@@ -1,0 +1,327 @@
+//! Decoded code: straight-line blocks by physical and linear address, thrown away when their bytes change.
+
+use std::cell::Cell;
+use std::collections::hash_map::Entry;
+use std::rc::Rc;
+
+use rustc_hash::FxHashMap;
+
+use crate::cpu::{Cpu, EVENT_BREAK};
+use crate::decode::{self, Op};
+use crate::exception::{GP0, Result};
+use crate::memory::Target;
+use crate::platform::Platform;
+use crate::ram::PAGE;
+use crate::segment::CS;
+use crate::walk::Kind;
+
+/// Instructions in a block at most: bounds what one write to its page throws away.
+const OPS_MAX: usize = 48;
+/// Blocks kept before all are thrown away: bounds the memory a guest can make us use.
+const BLOCKS_MAX: usize = 1 << 17;
+const JUMPS: usize = 1 << 12;
+/// The longest instruction. Intel SDM volume 2, 2.3.11.
+pub(crate) const INSTRUCTION_MAX: usize = 15;
+
+/// A run of instructions that ends at the first that may go elsewhere, or at the end of a page.
+pub(crate) struct Block {
+    key: Key,
+    pub(crate) ops: Box<[Op]>,
+    /// Bytes of code.
+    len: u64,
+    /// The physical page that the last instruction crosses into.
+    second_page: Option<u64>,
+    valid: Cell<bool>,
+}
+
+/// A block's identity: the same bytes decode alike only at the same linear address and code size.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    gpa: u64,
+    linear: u64,
+    code_bits: u8,
+}
+
+/// A remembered answer of [`Cpu::block`].
+#[derive(Clone)]
+struct Jump {
+    linear: u64,
+    /// The TLB's epoch, the code size and the privilege under which the answer holds.
+    epoch: u64,
+    code_bits: u8,
+    user: bool,
+    block: Rc<Block>,
+}
+
+pub(crate) struct BlockCache {
+    blocks: FxHashMap<Key, Rc<Block>>,
+    /// The blocks that have bytes on a page.
+    pages: FxHashMap<u64, Vec<Rc<Block>>>,
+    /// A bit for each RAM page: `pages` has an entry for it.
+    has_code: Box<[u64]>,
+    jumps: Box<[Option<Jump>]>,
+}
+
+impl BlockCache {
+    /// `ram_end` is the highest guest-physical RAM address plus one.
+    pub(crate) fn new(ram_end: u64) -> Self {
+        Self {
+            blocks: FxHashMap::default(),
+            pages: FxHashMap::default(),
+            has_code: vec![0; (ram_end / PAGE).div_ceil(64) as usize].into_boxed_slice(),
+            jumps: vec![None; JUMPS].into_boxed_slice(),
+        }
+    }
+
+    /// Whether the page of `gpa` has decoded code, so that writes to it must be seen.
+    pub(crate) fn has_code(&self, gpa: u64) -> bool {
+        let page = gpa / PAGE;
+        self.has_code
+            .get((page / 64) as usize)
+            .is_some_and(|bits| bits >> (page % 64) & 1 != 0)
+    }
+
+    fn insert(&mut self, block: Rc<Block>) {
+        self.attach(block.key.gpa, &block);
+        if let Some(second) = block.second_page {
+            self.attach(second, &block);
+        }
+        self.blocks.insert(block.key, block);
+    }
+
+    fn attach(&mut self, gpa: u64, block: &Rc<Block>) {
+        let page = gpa / PAGE;
+        self.pages.entry(page).or_default().push(Rc::clone(block));
+        if let Some(bits) = self.has_code.get_mut((page / 64) as usize) {
+            *bits |= 1 << (page % 64);
+        }
+    }
+
+    /// Throws away the blocks with bytes in `[gpa, gpa + len)`, all on one page; returns how many.
+    fn invalidate(&mut self, gpa: u64, len: u64) -> u64 {
+        let page = gpa / PAGE;
+        let Entry::Occupied(mut here) = self.pages.entry(page) else {
+            return 0;
+        };
+        let mut gone = 0;
+        here.get_mut().retain(|block| {
+            let hit = block.valid.get() && block.overlaps(gpa, len);
+            if hit {
+                block.valid.set(false);
+                gone += 1;
+                if let Entry::Occupied(entry) = self.blocks.entry(block.key)
+                    && Rc::ptr_eq(entry.get(), block)
+                {
+                    entry.remove();
+                }
+            }
+            block.valid.get()
+        });
+        if here.get().is_empty() {
+            here.remove();
+            self.has_code[(page / 64) as usize] &= !(1 << (page % 64));
+        }
+        gone
+    }
+
+    fn clear(&mut self) {
+        for block in self.blocks.values() {
+            block.valid.set(false);
+        }
+        self.blocks.clear();
+        self.pages.clear();
+        self.has_code.fill(0);
+        self.jumps.fill(None);
+    }
+}
+
+impl Block {
+    fn overlaps(&self, gpa: u64, len: u64) -> bool {
+        let start = self.key.gpa;
+        let in_first = self.len.min(PAGE - start % PAGE);
+        let first = start < gpa + len && gpa < start + in_first;
+        let second = self
+            .second_page
+            .is_some_and(|page| gpa < page + (self.len - in_first) && page < gpa + len);
+        first || second
+    }
+}
+
+impl Cpu {
+    /// The block at CS:RIP.
+    #[inline]
+    pub(crate) fn block(&mut self, p: &mut dyn Platform) -> Result<Rc<Block>> {
+        let linear = self.base[usize::from(CS)].wrapping_add(self.rip) & self.linear_mask;
+        let user = self.cpl == 3;
+        let slot = jump_slot(linear);
+        if let Some(jump) = &self.blocks.jumps[slot]
+            && jump.linear == linear
+            && jump.epoch == self.tlb.epoch
+            && jump.code_bits == self.code_bits
+            && jump.user == user
+            && jump.block.valid.get()
+        {
+            return Ok(Rc::clone(&jump.block));
+        }
+        let block = self.find_or_decode(p, linear)?;
+        self.blocks.jumps[slot] = Some(Jump {
+            linear,
+            epoch: self.tlb.epoch,
+            code_bits: self.code_bits,
+            user,
+            block: Rc::clone(&block),
+        });
+        Ok(block)
+    }
+
+    fn find_or_decode(&mut self, p: &mut dyn Platform, linear: u64) -> Result<Rc<Block>> {
+        if self.code_bits == 64 && !self.is_canonical(linear) {
+            return Err(GP0);
+        }
+        let gpa = match self.fetch_target(linear)? {
+            Target::Ram { gpa, .. } | Target::Mmio { gpa } => gpa,
+        };
+        let key = Key {
+            gpa,
+            linear,
+            code_bits: self.code_bits,
+        };
+        if let Some(block) = self.blocks.blocks.get(&key) {
+            let block = Rc::clone(block);
+            let Some(second) = block.second_page else {
+                return Ok(block);
+            };
+            let next = (linear & !(PAGE - 1)).wrapping_add(PAGE) & self.linear_mask;
+            if matches!(self.fetch_target(next)?, Target::Ram { gpa, .. } if gpa == second) {
+                return Ok(block);
+            }
+        }
+        self.decode_block(p, key)
+    }
+
+    fn fetch_target(&mut self, linear: u64) -> Result<Target> {
+        let bank = if self.cpl == 3 {
+            crate::tlb::Bank::User
+        } else {
+            crate::tlb::Bank::Supervisor
+        };
+        self.target(linear, Kind::Fetch, bank)
+    }
+
+    /// Decodes to the end of the block or of the page. Only an instruction that starts a block may cross into the
+    /// next page, so that a fault there is raised when that instruction is reached and not before.
+    fn decode_block(&mut self, p: &mut dyn Platform, key: Key) -> Result<Rc<Block>> {
+        let mut bytes = vec![0; (PAGE - key.linear % PAGE) as usize];
+        let mut cacheable = self.fetch_bytes(p, key.linear, &mut bytes)?;
+        let mut ops = decode::block(
+            &bytes,
+            key.linear,
+            self.code_bits,
+            OPS_MAX,
+            &mut self.native,
+        );
+        let mut second_page = None;
+        if ops.is_empty() {
+            let next = (key.linear & !(PAGE - 1)).wrapping_add(PAGE) & self.linear_mask;
+            if bytes.len() >= INSTRUCTION_MAX {
+                // Longer than 15 bytes: #GP, whatever the bytes are.
+                return Err(GP0);
+            }
+            let mut more = [0; INSTRUCTION_MAX];
+            second_page = match self.fetch_target(next)? {
+                Target::Ram { gpa, .. } => Some(gpa),
+                Target::Mmio { .. } => None,
+            };
+            cacheable &= second_page.is_some() & self.fetch_bytes(p, next, &mut more)?;
+            bytes.extend(more);
+            bytes.truncate(INSTRUCTION_MAX);
+            ops = decode::block(&bytes, key.linear, self.code_bits, 1, &mut self.native);
+            if ops.is_empty() {
+                return Err(GP0);
+            }
+        }
+        let len = ops.iter().map(|op| u64::from(op.len)).sum();
+        let block = Rc::new(Block {
+            key,
+            ops: ops.into_boxed_slice(),
+            len,
+            second_page,
+            valid: Cell::new(cacheable),
+        });
+        self.stats.blocks_decoded += 1;
+        if cacheable {
+            self.keep(&block);
+        }
+        Ok(block)
+    }
+
+    fn keep(&mut self, block: &Rc<Block>) {
+        if self.blocks.blocks.len() >= BLOCKS_MAX {
+            self.blocks.clear();
+        }
+        for page in [Some(block.key.gpa), block.second_page]
+            .into_iter()
+            .flatten()
+        {
+            if !self.blocks.has_code(page) {
+                self.tlb.protect(page);
+            }
+        }
+        self.blocks.insert(Rc::clone(block));
+    }
+
+    /// Reads code bytes that lie on one page; whether they came from RAM, and so may be kept.
+    fn fetch_bytes(&mut self, p: &mut dyn Platform, linear: u64, bytes: &mut [u8]) -> Result<bool> {
+        match self.fetch_target(linear)? {
+            Target::Ram { host, gpa } => {
+                host.read(gpa % PAGE, bytes);
+                Ok(true)
+            }
+            Target::Mmio { gpa } => {
+                self.before_device(p);
+                for (at, chunk) in (gpa..).step_by(8).zip(bytes.chunks_mut(8)) {
+                    p.mmio_read(at, chunk);
+                }
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the instruction of `len` bytes at RIP lies inside the code segment.
+    pub(crate) fn within_code_segment(&self, len: u8) -> bool {
+        self.code_bits == 64 || self.seg[usize::from(CS)].contains(self.rip, usize::from(len))
+    }
+
+    /// Whether the whole block lies inside the code segment, so that its instructions need not be asked one by one.
+    pub(crate) fn block_within_code_segment(&self, block: &Block) -> bool {
+        self.code_bits == 64
+            || u64::from(self.seg[usize::from(CS)].limit) >= self.rip + block.len - 1
+    }
+
+    /// Must follow every write to RAM that the TLB's write tags did not allow.
+    pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
+        let mut at = gpa;
+        let end = gpa.saturating_add(len);
+        while at < end {
+            let part = (end - at).min(PAGE - at % PAGE);
+            if self.blocks.has_code(at) {
+                let gone = self.blocks.invalidate(at, part);
+                self.stats.blocks_invalidated += gone;
+                if gone > 0 {
+                    self.events |= EVENT_BREAK;
+                }
+            }
+            at += part;
+        }
+    }
+
+    /// Forgets all decoded code, when native stubs that it names are gone.
+    pub(crate) fn forget_code(&mut self) {
+        self.blocks.clear();
+        self.events |= EVENT_BREAK;
+    }
+}
+
+fn jump_slot(linear: u64) -> usize {
+    ((linear ^ (linear >> 12)) as usize) & (JUMPS - 1)
+}

@@ -1,0 +1,98 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+
+/// Boots an unmodified Linux on a PC made of this workspace's crates.
+///
+/// Without options: Debian's newest cloud kernel and busybox, to a shell. Ctrl-A x quits.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "boot", version)]
+pub(crate) struct Args {
+    /// What to boot when no --kernel is given.
+    #[arg(long, value_enum, default_value_t = Flavour::Cloud)]
+    pub(crate) guest: Flavour,
+    /// A kernel of your own: a Linux bzImage or a 64-bit ELF kernel.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// An initial RAM disk for it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// The kernel command line, instead of ours.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// Guest memory in MiB.
+    #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub(crate) memory: u64,
+    /// What executes the guest.
+    #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
+    pub(crate) engine: EngineArg,
+    /// Which devices the PC has: m0 has no APIC and no ACPI.
+    #[arg(long, value_enum, default_value_t = MachineArg::M1)]
+    pub(crate) machine: MachineArg,
+    /// Shell commands to run in Debian's guest before it powers off, instead of an interactive shell.
+    #[arg(long, value_name = "COMMANDS")]
+    pub(crate) run: Option<String>,
+    /// Stop when the guest prints this: exit code 0 then, 1 if it ends without.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) expect: Option<String>,
+    /// Stop after so many seconds, with exit code 1.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Show the kernel's own messages.
+    #[arg(long)]
+    pub(crate) verbose: bool,
+    /// Let the guest unpack its kernel by itself.
+    #[arg(long)]
+    pub(crate) no_unpack: bool,
+    /// Guest nanoseconds for each instruction of the dbt engine.
+    #[arg(long, value_name = "NS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) ns_per_instruction: u64,
+}
+
+/// The guests that need no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Flavour {
+    /// Debian's kernel for clouds, linux-image-cloud-amd64.
+    Cloud,
+    /// Debian's full kernel, linux-image-amd64.
+    Full,
+    /// A small program without an operating system.
+    Embedded,
+}
+
+/// The engines by their option values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineArg {
+    /// KVM where it is real hardware virtualization, else dbt.
+    Auto,
+    /// Our own processor in software.
+    Dbt,
+    /// The host's KVM.
+    Kvm,
+}
+
+/// The machines by their option values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MachineArg {
+    /// 8259A, 8254, CMOS, i8042, COM1.
+    M0,
+    /// M0 with local APIC, I/O APIC and ACPI.
+    M1,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        <Args as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn no_memory_is_refused() {
+        assert!(Args::try_parse_from(["boot", "--memory", "0"]).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! The table at the end: what the guest cost.
+
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use machine::{Board, DbtCost, Engine};
+
+pub(crate) struct Report<'a> {
+    pub(crate) elapsed: Duration,
+    /// When user space came up.
+    pub(crate) ready: Option<Duration>,
+    pub(crate) engine: &'a Engine,
+    pub(crate) board: &'a Board,
+}
+
+impl Report<'_> {
+    /// Prints to standard error, so that standard output is the guest's alone.
+    pub(crate) fn print(&self) {
+        let mut table = Table::new();
+        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.set_header(["", "count", "per million instructions"]);
+        let cost = match self.engine {
+            Engine::Dbt(engine) => Some(engine.cost()),
+            Engine::Kvm(_) => None,
+        };
+        self.times(&mut table, cost.as_ref());
+        let instructions = cost.map(|cost| cost.instructions);
+        if let Some(cost) = &cost {
+            costs(&mut table, cost);
+        }
+        let mut exits: Vec<_> = self.board.exits().collect();
+        exits.sort_by_key(|(_, exits)| std::cmp::Reverse(exits.reads + exits.writes));
+        for (device, exits) in exits {
+            let label = format!(
+                "{} ({} reads, {} writes)",
+                device.name(),
+                exits.reads,
+                exits.writes
+            );
+            row(&mut table, &label, exits.reads + exits.writes, instructions);
+        }
+        for column in table.column_iter_mut().skip(1) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+        eprintln!("{table}");
+    }
+
+    fn times(&self, table: &mut Table, cost: Option<&DbtCost>) {
+        table.add_row(["wall time", &seconds(self.elapsed), ""]);
+        if let Some(ready) = self.ready {
+            table.add_row(["user space reached after", &seconds(ready), ""]);
+        }
+        table.add_row([
+            "guest time",
+            &seconds(Duration::from_nanos(self.board.now())),
+            "",
+        ]);
+        if let Some(cost) = cost {
+            table.add_row([
+                "speed",
+                &format!("{:.1} MIPS", mips(cost, self.elapsed)),
+                "",
+            ]);
+        }
+    }
+}
+
+fn costs(table: &mut Table, cost: &DbtCost) {
+    let all = Some(cost.instructions);
+    row(table, "instructions", cost.instructions, None);
+    row(table, "interrupts", cost.stats.interrupts, all);
+    for (vector, &count) in cost
+        .stats
+        .exceptions
+        .iter()
+        .enumerate()
+        .filter(|(_, count)| **count > 0)
+    {
+        let name = EXCEPTIONS.get(vector).copied().unwrap_or("reserved");
+        row(table, &format!("exceptions, {name}"), count, all);
+    }
+    row(table, "TLB fills", cost.tlb.fills, all);
+    row(table, "blocks decoded", cost.stats.blocks_decoded, all);
+    row(
+        table,
+        "blocks dropped, their code was written",
+        cost.stats.blocks_invalidated,
+        all,
+    );
+}
+
+fn row(table: &mut Table, label: &str, count: u64, instructions: Option<u64>) {
+    let rate = instructions
+        .filter(|&all| all > 0)
+        .map(|all| per_million(count, all));
+    table.add_row([label, &grouped(count), &rate.unwrap_or_default()]);
+}
+
+/// One line while nothing is printed yet.
+pub(crate) fn progress(engine: &Engine, elapsed: Duration) -> String {
+    match engine {
+        Engine::Dbt(engine) => {
+            let cost = engine.cost();
+            let millions = cost.instructions / 1_000_000;
+            format!(
+                "booting: {millions} M instructions, {:.0} MIPS, {}",
+                mips(&cost, elapsed),
+                seconds(elapsed)
+            )
+        }
+        Engine::Kvm(_) => format!("booting: {}", seconds(elapsed)),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn mips(cost: &DbtCost, elapsed: Duration) -> f64 {
+    cost.instructions as f64 / elapsed.as_secs_f64().max(1e-9) / 1e6
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn per_million(count: u64, all: u64) -> String {
+    format!("{:.1}", count as f64 * 1e6 / all as f64)
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{:.2} s", time.as_secs_f64())
+}
+
+/// Digits in threes.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+const EXCEPTIONS: [&str; 20] = [
+    "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",
+    "#PF", "15", "#MF", "#AC", "#MC", "#XM",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_from_the_right() {
+        assert_eq!(grouped(7), "7");
+        assert_eq!(grouped(1_234), "1,234");
+        assert_eq!(grouped(420_000_000), "420,000,000");
+    }
+}

@@ -1,0 +1,502 @@
+//! The board: every device of the PC, wired, behind the traits that a processor asks of its
+//! platform.
+
+mod clock;
+mod com1;
+mod interrupts;
+mod ports;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+
+use pc_devices::{
+    AcpiPm, BootTimer, Button, DebugConsole, DebugExit, I8042, I8254, Mc146818, MemorySize,
+    ResetControl, SystemControlA, TimerWidth,
+};
+use vm_device::bus::{PioAddress, PioBus};
+use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
+
+use crate::layout::{ACPI_PM, LOW_RAM_END, S5_SLEEP_TYPE, SCI};
+use clock::InstructionClock;
+use com1::Com1;
+use interrupts::{Interrupts, Window};
+
+pub use com1::Console;
+pub use ports::Device;
+
+/// Frequency of the time-stamp counter in Hz.
+pub const TSC_HZ: u64 = 1_000_000_000;
+/// Frequency of the local APIC timer in Hz, before its divider.
+pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
+
+/// Which devices there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Chipset {
+    /// No APIC and no ACPI: 8259A, 8254, CMOS, i8042, COM1 and the debug ports.
+    M0,
+    /// M0 with a local APIC in virtual-wire mode, an I/O APIC and ACPI.
+    M1,
+}
+
+/// What a board is built with.
+pub struct BoardConfig {
+    /// Devices.
+    pub chipset: Chipset,
+    /// Bytes of RAM, for the CMOS fields.
+    pub ram: u64,
+    /// Time of day at the start, in seconds since 1970.
+    pub unix_seconds: i64,
+    /// How long an instruction takes, in nanoseconds; not zero.
+    pub ns_per_instruction: u64,
+    /// Where the serial line writes to.
+    pub console: Console,
+}
+
+impl fmt::Debug for BoardConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoardConfig")
+            .field("chipset", &self.chipset)
+            .field("ram", &self.ram)
+            .field("ns_per_instruction", &self.ns_per_instruction)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why the machine should stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The guest powered off through ACPI.
+    PowerOff,
+    /// The guest asked for another sleep state, by this `SLP_TYP`.
+    Sleep(u8),
+    /// The guest reset the machine.
+    Reset,
+    /// The guest wrote this to the debug-exit port.
+    DebugExit(u32),
+}
+
+/// Accesses by the guest to one device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exits {
+    /// Reads.
+    pub reads: u64,
+    /// Writes.
+    pub writes: u64,
+}
+
+/// The devices of one PC.
+///
+/// Implements the traits of [`x86_dbt::Platform`]. Time is that of [`Clock::set_retired`] plus what
+/// [`skip_idle_to`](Self::skip_idle_to) added; the same accesses at the same times give the same
+/// answers.
+pub struct Board {
+    chipset: Chipset,
+    ports: PioBus<Device>,
+    interrupts: Interrupts,
+    pit: I8254,
+    rtc: Mc146818,
+    kbc: I8042,
+    pm: AcpiPm,
+    port_92: SystemControlA,
+    reset: ResetControl,
+    debug_exit: DebugExit,
+    boot_timer: BootTimer,
+    debug_console: DebugConsole,
+    com1: Com1,
+    clock: InstructionClock,
+    /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
+    deadline_ns: u64,
+    outcome: Option<Outcome>,
+    exits: [Exits; Device::ALL.len()],
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board")
+            .field("chipset", &self.chipset)
+            .field("clock", &self.clock)
+            .field("outcome", &self.outcome)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Board {
+    /// A board at time zero, as firmware would hand it over.
+    ///
+    /// # Panics
+    ///
+    /// When an instruction takes no time.
+    #[must_use]
+    pub fn new(config: BoardConfig) -> Self {
+        let mut rtc = Mc146818::new(config.unix_seconds);
+        rtc.set_memory_size(MemorySize {
+            below_4g: config.ram.min(LOW_RAM_END),
+            above_4g: config.ram.saturating_sub(LOW_RAM_END),
+        });
+        let mut board = Self {
+            chipset: config.chipset,
+            ports: ports::port_bus(config.chipset),
+            interrupts: Interrupts::new(config.chipset),
+            pit: I8254::new(),
+            rtc,
+            kbc: I8042::new(),
+            pm: AcpiPm::new(ACPI_PM, TimerWidth::Bits32),
+            port_92: SystemControlA::default(),
+            reset: ResetControl::default(),
+            debug_exit: DebugExit::default(),
+            boot_timer: BootTimer::default(),
+            debug_console: DebugConsole::default(),
+            com1: Com1::new(config.console),
+            clock: InstructionClock::new(config.ns_per_instruction),
+            deadline_ns: u64::MAX,
+            outcome: None,
+            exits: [Exits::default(); Device::ALL.len()],
+        };
+        board.settle();
+        board
+    }
+
+    /// Which devices there are.
+    #[must_use]
+    pub fn chipset(&self) -> Chipset {
+        self.chipset
+    }
+
+    /// Nanoseconds since the start.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
+    /// When a device next does something by itself, in nanoseconds.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        (self.deadline_ns != u64::MAX).then_some(self.deadline_ns)
+    }
+
+    /// Lets idle time pass up to `ns`; timers that fall due on the way fire in order.
+    pub fn skip_idle_to(&mut self, ns: u64) {
+        self.clock.skip_to(ns);
+        self.pass_time();
+    }
+
+    /// For a halted processor: skips to the next deadline, again until an interrupt or the end
+    /// of the machine comes. `false` when nothing would ever wake it.
+    ///
+    /// At most [`IDLE_STEPS`](Self::IDLE_STEPS) deadlines are skipped in one call; `true` means to
+    /// look again.
+    pub fn skip_idle(&mut self) -> bool {
+        for _ in 0..Self::IDLE_STEPS {
+            if self.interrupts.requested() || self.outcome.is_some() {
+                return true;
+            }
+            let Some(deadline) = self.next_deadline() else {
+                return false;
+            };
+            self.skip_idle_to(deadline);
+        }
+        true
+    }
+
+    /// Deadlines that one [`skip_idle`](Self::skip_idle) or one jump in time goes through.
+    pub const IDLE_STEPS: usize = 10_000;
+
+    /// Why the machine should stop, once the guest has said so.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome
+    }
+
+    /// Types into the serial line.
+    pub fn push_input(&mut self, bytes: &[u8]) {
+        self.com1.push_input(bytes);
+        self.settle();
+    }
+
+    /// Presses the power button.
+    pub fn press_power_button(&mut self) {
+        self.pm.press(Button::Power);
+        self.settle();
+    }
+
+    /// Takes what the guest wrote to the debug console.
+    pub fn take_debug_output(&mut self) -> Vec<u8> {
+        self.debug_console.take_output()
+    }
+
+    /// When the guest said that it had booted, in nanoseconds.
+    #[must_use]
+    pub fn booted_at(&self) -> Option<u64> {
+        self.boot_timer.booted_at()
+    }
+
+    /// Accesses by device, those without any left out.
+    pub fn exits(&self) -> impl Iterator<Item = (Device, Exits)> {
+        Device::ALL
+            .into_iter()
+            .zip(self.exits)
+            .filter(|(_, exits)| exits.reads + exits.writes > 0)
+    }
+
+    /// Levels of the ISA interrupt lines, bit `n` for IRQ `n`: for engines whose interrupt
+    /// controllers are not the board's.
+    #[must_use]
+    pub fn lines(&self) -> u16 {
+        self.interrupts.lines()
+    }
+
+    /// Interrupts that the 8259A pair delivered, by line.
+    #[must_use]
+    pub fn acknowledged(&self) -> &[u64; 16] {
+        self.interrupts.pic.acknowledged()
+    }
+
+    fn count(&mut self, device: Device, write: bool) {
+        let exits = &mut self.exits[device as usize];
+        exits.reads += u64::from(!write);
+        exits.writes += u64::from(write);
+    }
+
+    fn device_at(&self, port: u16) -> Device {
+        let found = self.ports.device(PioAddress(port));
+        found.map_or(Device::UnassignedPort, |(_, &device)| device)
+    }
+
+    /// Brings a device to the present, so that it answers for it.
+    fn advance(&mut self, device: Device) {
+        let now = self.now();
+        match device {
+            Device::I8254 => self.pit.advance(now),
+            Device::Mc146818 => self.rtc.advance(now),
+            Device::I8042 => self.kbc.advance(now),
+            Device::AcpiPm => self.pm.advance(now),
+            Device::BootTimer => self.boot_timer.advance(now),
+            Device::LocalApic => {
+                if let Some(lapic) = self.interrupts.lapic_mut() {
+                    lapic.advance(now);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn advance_all(&mut self, ns: u64) {
+        self.pit.advance(ns);
+        self.rtc.advance(ns);
+        self.kbc.advance(ns);
+        self.pm.advance(ns);
+        if let Some(lapic) = self.interrupts.lapic_mut() {
+            lapic.advance(ns);
+        }
+    }
+
+    /// Goes from deadline to deadline up to now, so that no edge is lost. A machine that is very
+    /// late (a suspended host) jumps the rest and loses ticks, as hardware does.
+    fn pass_time(&mut self) {
+        let now = self.now();
+        for _ in 0..Self::IDLE_STEPS {
+            if self.deadline_ns > now {
+                return;
+            }
+            self.advance_all(self.deadline_ns);
+            self.settle();
+        }
+        self.advance_all(now);
+        self.settle();
+    }
+
+    /// Carries the devices' levels and requests to where they go, and finds the next deadline.
+    fn settle(&mut self) {
+        let lines = u16::from(self.pit.irq())
+            | u16::from(self.kbc.keyboard_irq()) << 1
+            | u16::from(self.com1.level()) << 4
+            | u16::from(self.rtc.irq()) << 8
+            | u16::from(self.pm.sci()) << SCI
+            | u16::from(self.kbc.mouse_irq()) << 12;
+        self.interrupts.set_lines(lines);
+        self.note_outcome();
+        let lapic = self
+            .interrupts
+            .lapic()
+            .and_then(apic::LocalApic::next_deadline);
+        let deadlines = [
+            self.pit.next_deadline(),
+            self.rtc.next_deadline(),
+            self.kbc.next_deadline(),
+            self.pm.next_deadline(),
+            lapic,
+        ];
+        self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    fn note_outcome(&mut self) {
+        let reset = self.kbc.take_reset() | self.port_92.take_reset() | self.reset.take_reset();
+        let init = self
+            .interrupts
+            .lapic_mut()
+            .is_some_and(apic::LocalApic::take_init);
+        let asked = match (self.pm.take_sleep(), self.debug_exit.code()) {
+            (Some(S5_SLEEP_TYPE), _) => Some(Outcome::PowerOff),
+            (Some(sleep), _) => Some(Outcome::Sleep(sleep)),
+            (None, Some(code)) => Some(Outcome::DebugExit(code)),
+            (None, None) if reset || init => Some(Outcome::Reset),
+            (None, None) => None,
+        };
+        self.outcome = self.outcome.or(asked);
+    }
+}
+
+impl PortIo for Board {
+    fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        let device = self.device_at(port);
+        self.count(device, false);
+        self.advance(device);
+        match device {
+            Device::Com1 => self.com1.read(port, data),
+            Device::I8259 => self.interrupts.pic.read(port, data),
+            Device::I8254 => self.pit.read(port, data),
+            Device::Mc146818 => self.rtc.read(port, data),
+            Device::I8042 => self.kbc.read(port, data),
+            Device::SystemControlA => self.port_92.read(port, data),
+            Device::AcpiPm => self.pm.read(port, data),
+            Device::ResetControl => self.reset.read(port, data),
+            Device::DebugExit => self.debug_exit.read(port, data),
+            Device::BootTimer => self.boot_timer.read(port, data),
+            Device::DebugConsole => self.debug_console.read(port, data),
+            _ => data.fill(0xff),
+        }
+        if device != Device::UnassignedPort {
+            self.settle();
+        }
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        let device = self.device_at(port);
+        self.count(device, true);
+        self.advance(device);
+        match device {
+            Device::Com1 => self.com1.write(port, data),
+            Device::I8259 => self.interrupts.pic.write(port, data),
+            Device::I8254 => self.pit.write(port, data),
+            Device::Mc146818 => self.rtc.write(port, data),
+            Device::I8042 => self.kbc.write(port, data),
+            Device::SystemControlA => self.port_92.write(port, data),
+            Device::AcpiPm => self.pm.write(port, data),
+            Device::ResetControl => self.reset.write(port, data),
+            Device::DebugExit => self.debug_exit.write(port, data),
+            Device::BootTimer => self.boot_timer.write(port, data),
+            Device::DebugConsole => self.debug_console.write(port, data),
+            _ => {}
+        }
+        if device != Device::UnassignedPort {
+            self.settle();
+        }
+    }
+}
+
+impl Mmio for Board {
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let Some((window, offset)) = self.interrupts.window(gpa) else {
+            self.count(Device::UnassignedMemory, false);
+            return data.fill(0xff);
+        };
+        let device = device_of(window);
+        self.count(device, false);
+        self.advance(device);
+        self.interrupts.read(window, offset, data);
+        // A read may raise an error interrupt, and bringing the timer to now may raise its own.
+        self.settle();
+    }
+
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let Some((window, offset)) = self.interrupts.window(gpa) else {
+            return self.count(Device::UnassignedMemory, true);
+        };
+        let device = device_of(window);
+        self.count(device, true);
+        self.advance(device);
+        self.interrupts.write(window, offset, data);
+        self.settle();
+    }
+}
+
+impl InterruptSource for Board {
+    fn interrupt_pending(&mut self) -> bool {
+        self.interrupts.requested()
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.interrupts.acknowledge()
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        self.interrupts
+            .lapic_mut()
+            .is_some_and(apic::LocalApic::take_nmi)
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.interrupts
+            .lapic()
+            .map_or(0, apic::LocalApic::task_priority)
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        if let Some(lapic) = self.interrupts.lapic_mut() {
+            lapic.set_task_priority(class);
+            self.interrupts.settle();
+        }
+    }
+
+    fn msr_read(&mut self, index: u32) -> Option<u64> {
+        if !apic::LocalApic::owns_msr(index) {
+            return None;
+        }
+        self.count(Device::LocalApic, false);
+        self.advance(Device::LocalApic);
+        let value = self.interrupts.read_msr(index);
+        self.settle();
+        value
+    }
+
+    fn msr_write(&mut self, index: u32, value: u64) -> bool {
+        if !apic::LocalApic::owns_msr(index) {
+            return false;
+        }
+        self.count(Device::LocalApic, true);
+        self.advance(Device::LocalApic);
+        let taken = self.interrupts.write_msr(index, value);
+        self.settle();
+        taken
+    }
+}
+
+impl Clock for Board {
+    fn set_retired(&mut self, retired: u64) {
+        self.clock.set_retired(retired);
+        if self.now() >= self.deadline_ns {
+            self.pass_time();
+        }
+    }
+
+    fn tsc(&mut self) -> u64 {
+        let ticks = u128::from(self.now()) * u128::from(TSC_HZ) / 1_000_000_000;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    fn deadline(&mut self) -> u64 {
+        match self.outcome {
+            // At once: the machine is to stop.
+            Some(_) => 0,
+            None => self.clock.instruction_at(self.deadline_ns),
+        }
+    }
+}
+
+fn device_of(window: Window) -> Device {
+    match window {
+        Window::LocalApic => Device::LocalApic,
+        Window::IoApic => Device::IoApic,
+    }
+}

@@ -1,0 +1,187 @@
+//! From device levels to the processor's INTR: the 8259A pair alone, or behind a local APIC with
+//! an I/O APIC beside it.
+
+use apic::{IoApic, IoApicVersion, LocalApic, LocalApicConfig, Message, Output, Pending, deliver};
+use pc_devices::I8259Pair;
+
+use super::{APIC_TIMER_HZ, Chipset, TSC_HZ};
+use crate::layout::{IOAPIC, SCI};
+
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    pub(super) pic: I8259Pair,
+    apics: Option<Apics>,
+    lines: u16,
+    requested: bool,
+}
+
+#[derive(Debug)]
+struct Apics {
+    lapics: [LocalApic; 1],
+    ioapic: IoApic,
+}
+
+impl Interrupts {
+    pub(super) fn new(chipset: Chipset) -> Self {
+        let mut pic = I8259Pair::new();
+        let apics = (chipset == Chipset::M1).then(|| {
+            // Firmware makes the SCI level triggered.
+            pic.write(0x4d1, &[1 << (SCI - 8)]);
+            Apics {
+                lapics: [LocalApic::new(LocalApicConfig {
+                    id: 0,
+                    bootstrap: true,
+                    x2apic: true,
+                    virtual_wire: true,
+                    timer_hz: APIC_TIMER_HZ,
+                    tsc_hz: TSC_HZ,
+                    physical_address_bits: 40,
+                })],
+                ioapic: IoApic::new(1, IoApicVersion::V20),
+            }
+        });
+        Self {
+            pic,
+            apics,
+            lines: 0,
+            requested: false,
+        }
+    }
+
+    /// Drives the ISA interrupt lines; bit `n` is IRQ `n`.
+    pub(super) fn set_lines(&mut self, lines: u16) {
+        let changed = self.lines ^ lines;
+        self.lines = lines;
+        for irq in (0..16).filter(|irq| changed & 1 << irq != 0) {
+            let level = lines & 1 << irq != 0;
+            self.pic.set_line(irq, level);
+            if let Some(apics) = &mut self.apics {
+                apics.ioapic.set_line(pin_of(irq), level);
+            }
+        }
+        self.settle();
+    }
+
+    pub(super) fn lines(&self) -> u16 {
+        self.lines
+    }
+
+    /// Carries pending messages and the 8259A's output to the processor.
+    pub(super) fn settle(&mut self) {
+        self.requested = match &mut self.apics {
+            None => self.pic.intr(),
+            Some(apics) => {
+                apics.drain();
+                let [lapic] = &mut apics.lapics;
+                lapic.set_lint(0, self.pic.intr());
+                lapic.pending().is_some()
+            }
+        };
+    }
+
+    pub(super) fn requested(&self) -> bool {
+        self.requested
+    }
+
+    pub(super) fn acknowledge(&mut self) -> Option<u8> {
+        let vector = match &mut self.apics {
+            None => self.pic.intr().then(|| self.pic.acknowledge()),
+            Some(apics) => match apics.lapics[0].acknowledge() {
+                Some(Pending::Vector(vector)) => Some(vector),
+                Some(Pending::External) => Some(self.pic.acknowledge()),
+                None => None,
+            },
+        };
+        self.settle();
+        vector
+    }
+
+    pub(super) fn lapic(&self) -> Option<&LocalApic> {
+        self.apics.as_ref().map(|apics| &apics.lapics[0])
+    }
+
+    pub(super) fn lapic_mut(&mut self) -> Option<&mut LocalApic> {
+        self.apics.as_mut().map(|apics| &mut apics.lapics[0])
+    }
+
+    /// Which of the memory-mapped controllers answers at `gpa`, and at which offset.
+    pub(super) fn window(&self, gpa: u64) -> Option<(Window, u64)> {
+        let apics = self.apics.as_ref()?;
+        let within =
+            |base: u64, length: u64| gpa.checked_sub(base).filter(|&offset| offset < length);
+        let lapic = apics.lapics[0]
+            .mmio_base()
+            .and_then(|base| within(base, LocalApic::LENGTH));
+        let ioapic = within(IOAPIC, IoApic::LENGTH);
+        lapic
+            .map(|offset| (Window::LocalApic, offset))
+            .or_else(|| ioapic.map(|offset| (Window::IoApic, offset)))
+    }
+
+    pub(super) fn read(&mut self, window: Window, offset: u64, data: &mut [u8]) {
+        let Some(apics) = &mut self.apics else { return };
+        match window {
+            Window::LocalApic => apics.lapics[0].read(offset, data),
+            Window::IoApic => apics.ioapic.read(offset, data),
+        }
+    }
+
+    pub(super) fn write(&mut self, window: Window, offset: u64, data: &[u8]) {
+        let Some(apics) = &mut self.apics else { return };
+        match window {
+            Window::LocalApic => {
+                let output = apics.lapics[0].write(offset, data);
+                apics.route(output);
+            }
+            Window::IoApic => apics.ioapic.write(offset, data),
+        }
+        self.settle();
+    }
+
+    pub(super) fn read_msr(&mut self, index: u32) -> Option<u64> {
+        self.lapic_mut()?.read_msr(index).ok()
+    }
+
+    pub(super) fn write_msr(&mut self, index: u32, value: u64) -> bool {
+        let Some(apics) = &mut self.apics else {
+            return false;
+        };
+        let Ok(output) = apics.lapics[0].write_msr(index, value) else {
+            return false;
+        };
+        apics.route(output);
+        self.settle();
+        true
+    }
+}
+
+/// A memory-mapped interrupt controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    LocalApic,
+    IoApic,
+}
+
+impl Apics {
+    fn route(&mut self, output: Option<Output>) {
+        match output {
+            Some(Output::EndOfInterrupt(vector)) => self.ioapic.end_of_interrupt(vector),
+            Some(Output::Message(message)) => self.deliver(&message, Some(0)),
+            None => {}
+        }
+    }
+
+    fn drain(&mut self) {
+        let Self { lapics, ioapic } = self;
+        ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
+    }
+
+    fn deliver(&mut self, message: &Message, sender: Option<usize>) {
+        deliver(message, &mut self.lapics, sender);
+    }
+}
+
+/// The I/O APIC pin of an ISA interrupt, as the MADT tells the guest.
+fn pin_of(irq: u8) -> u8 {
+    if irq == 0 { 2 } else { irq }
+}

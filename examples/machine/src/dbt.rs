@@ -1,0 +1,164 @@
+//! The `dbt` engine: our own processor over the board's devices, in the board's virtual time.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vm_memory::GuestMemoryMmap;
+use x86_dbt::{
+    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource, Registers,
+    Segment, State, Stats, TableRegister, TlbStats, Vendor,
+};
+
+use crate::board::{Board, Chipset, TSC_HZ};
+use crate::engine::{EngineError, Stop};
+use crate::start_state::{self, StartState};
+
+/// A virtual machine with one processor of ours.
+#[derive(Debug)]
+pub struct DbtEngine {
+    cpu: Cpu,
+    started: Instant,
+}
+
+/// What a run cost.
+#[derive(Clone, Copy, Debug)]
+pub struct DbtCost {
+    /// Instructions retired.
+    pub instructions: u64,
+    /// Exceptions, interrupts, decoded blocks.
+    pub stats: Stats,
+    /// Soft TLB.
+    pub tlb: TlbStats,
+}
+
+impl DbtEngine {
+    /// Creates the processor over `ram`, in `start`.
+    ///
+    /// # Errors
+    ///
+    /// When the guest's memory cannot be pinned, or the host refuses executable memory.
+    pub fn new(
+        ram: &GuestMemoryMmap,
+        start: &StartState,
+        chipset: Chipset,
+    ) -> Result<Self, EngineError> {
+        let ram = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
+        let cpuid = Cpuid::new(Vendor::Amd, features(chipset), TSC_HZ);
+        let mut cpu = Cpu::new(cpuid, ram).map_err(EngineError::Stubs)?;
+        let state = state(start, &cpu.state());
+        cpu.set_state(&state);
+        let started = Instant::now();
+        Ok(Self { cpu, started })
+    }
+
+    /// What the guest has cost so far.
+    #[must_use]
+    pub fn cost(&self) -> DbtCost {
+        DbtCost {
+            instructions: self.cpu.retired(),
+            stats: self.cpu.stats(),
+            tlb: self.cpu.tlb_stats(),
+        }
+    }
+
+    /// Runs until the guest stops the machine, or for `limit` of host time.
+    pub fn run(&mut self, board: &mut Board, limit: Duration) -> Stop {
+        let end = Instant::now() + limit;
+        loop {
+            let exit = self.cpu.run(board, SLICE);
+            if let Some(outcome) = board.outcome() {
+                return Stop::Outcome(outcome);
+            }
+            match exit {
+                Exit::Shutdown => return Stop::Shutdown,
+                Exit::Halt if !self.can_wake() && !board.interrupt_pending() => {
+                    return Stop::Halted;
+                }
+                Exit::Halt => self.idle(board, end),
+                Exit::Deadline => {}
+            }
+            if Instant::now() >= end {
+                return Stop::TimeLimit;
+            }
+        }
+    }
+
+    fn can_wake(&self) -> bool {
+        self.cpu.registers().rflags & RFLAGS_IF != 0
+    }
+
+    /// Lets a halted guest's time pass. It never runs ahead of the host's: a guest that has been slow gets its idle
+    /// time for nothing, one that is on time sleeps.
+    fn idle(&self, board: &mut Board, end: Instant) {
+        if board.interrupt_pending() {
+            return;
+        }
+        let Some(deadline) = board.next_deadline() else {
+            thread::sleep(end.saturating_duration_since(Instant::now()).min(NAP));
+            return;
+        };
+        let due = self.started + Duration::from_nanos(deadline);
+        let wait = due.saturating_duration_since(Instant::now());
+        let left = end.saturating_duration_since(Instant::now());
+        thread::sleep(wait.min(left));
+        if wait <= left {
+            board.skip_idle_to(deadline);
+        }
+    }
+}
+
+/// What the machine can support.
+fn features(chipset: Chipset) -> Features {
+    let all = Features::DEFAULT;
+    match chipset {
+        Chipset::M1 => all,
+        Chipset::M0 => Features {
+            leaf1_edx: all.leaf1_edx & !EDX_APIC,
+            leaf1_ecx: all.leaf1_ecx & !(ECX_X2APIC | ECX_TSC_DEADLINE),
+            ..all
+        },
+    }
+}
+
+/// `reset`, with what the entry protocol asks for.
+fn state(start: &StartState, reset: &State) -> State {
+    let mut state = reset.clone();
+    let data = segment(start.data);
+    state.segments = [data, segment(start.cs), data, data, data, data];
+    state.tr = segment(start.tr);
+    state.ldtr = segment(start.ldtr);
+    state.gdtr = table(start.gdt);
+    state.idtr = table(start.idt);
+    (state.cr0, state.cr3) = (start.cr0, start.cr3);
+    (state.cr4, state.efer) = (start.cr4, start.efer);
+    state.registers = Registers {
+        rip: start.rip,
+        rflags: start.rflags,
+        ..Registers::default()
+    };
+    let gpr = &mut state.registers.gpr;
+    (gpr[2], gpr[3], gpr[4], gpr[6]) = (start.rdx, start.rbx, start.rsp, start.rsi);
+    state
+}
+
+fn segment(from: start_state::Segment) -> Segment {
+    Segment {
+        selector: from.selector,
+        attributes: from.access,
+        limit: from.limit,
+        base: from.base,
+    }
+}
+
+fn table(from: start_state::DescriptorTable) -> TableRegister {
+    TableRegister {
+        base: from.base,
+        limit: from.limit,
+    }
+}
+
+/// Instructions between two looks at the host's clock: some 50 ms.
+const SLICE: u64 = 3_000_000;
+/// How long to sleep when only input can wake the guest.
+const NAP: Duration = Duration::from_millis(5);
+const RFLAGS_IF: u64 = 1 << 9;
