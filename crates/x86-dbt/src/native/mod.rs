@@ -85,7 +85,7 @@ impl NativeUnit {
 
     /// Makes `instruction`, decoded from 16-, 32- or 64-bit code, ready to run, and describes it.
     ///
-    /// Costs a hash lookup when its like was prepared before, else about 10 us. When the budget is used up
+    /// Costs a hash lookup when its like was prepared before, else about 5 us. When the budget is used up
     /// every earlier operation becomes [`NativeOutcome::Stale`].
     ///
     /// # Errors
