@@ -1,5 +1,8 @@
 //! Privileged behaviour by the manual: delivery of exceptions and interrupts, gates, tasks, traps and shadows.
-#![expect(clippy::cast_possible_truncation, reason = "addresses of 32-bit guests")]
+#![expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses of 32-bit guests"
+)]
 
 mod common;
 
