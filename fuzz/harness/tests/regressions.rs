@@ -1,0 +1,43 @@
+//! Replays `fuzz/regressions/<target>/`: one input for each bug that was found and fixed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+type Target = fn(&[u8]);
+
+const TARGETS: [(&str, Target); 6] = [
+    ("apic", fuzz_harness::apic),
+    ("interpreter", fuzz_harness::interpreter),
+    ("native_unit", fuzz_harness::native_unit),
+    ("page_walk", fuzz_harness::page_walk),
+    ("pc_devices", fuzz_harness::pc_devices),
+    ("pci_config", fuzz_harness::pci_config),
+];
+
+#[test]
+fn fixed_bugs_stay_fixed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../regressions");
+    let mut replayed = 0;
+    for folder in entries(&root) {
+        let name = folder.file_name().expect("an entry has a name");
+        let (_, target) = TARGETS
+            .iter()
+            .find(|(target, _)| name == *target)
+            .unwrap_or_else(|| panic!("{} belongs to no target", folder.display()));
+        for input in entries(&folder) {
+            eprintln!("{}", input.display());
+            target(&fs::read(&input).expect("a readable input"));
+            replayed += 1;
+        }
+    }
+    assert!(replayed > 0, "no inputs at {}", root.display());
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<_> = fs::read_dir(folder)
+        .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
+    paths.sort();
+    paths
+}
