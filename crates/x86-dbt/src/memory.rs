@@ -10,6 +10,8 @@ use crate::tlb::Bank;
 use crate::walk::Kind;
 
 const OFFSET: u64 = PAGE - 1;
+/// Bytes in one access to a device.
+const MMIO_MAX: usize = 8;
 
 /// Where one page's part of an access ends up.
 #[derive(Clone, Copy)]
@@ -333,14 +335,18 @@ impl Cpu {
 
     fn mmio_read(&mut self, p: &mut dyn Platform, gpa: u64, bytes: &mut [u8]) {
         self.before_device(p);
-        self.stats.mmio += 1;
-        p.mmio_read(gpa, bytes);
+        for (at, chunk) in (gpa..).step_by(MMIO_MAX).zip(bytes.chunks_mut(MMIO_MAX)) {
+            self.stats.mmio += 1;
+            p.mmio_read(at, chunk);
+        }
     }
 
     fn mmio_write(&mut self, p: &mut dyn Platform, gpa: u64, bytes: &[u8]) {
         self.before_device(p);
-        self.stats.mmio += 1;
-        p.mmio_write(gpa, bytes);
+        for (at, chunk) in (gpa..).step_by(MMIO_MAX).zip(bytes.chunks(MMIO_MAX)) {
+            self.stats.mmio += 1;
+            p.mmio_write(at, chunk);
+        }
     }
 
     /// Sets the platform's clock, and asks it for interrupts and its deadline after this instruction.
@@ -369,7 +375,8 @@ fn natural_alignment(len: usize) -> u64 {
     match len {
         2 | 4 | 8 | 16 => len as u64,
         10 => 8,
-        14 | 28 | 94 | 108 => 4,
+        14 | 94 => 2,
+        28 | 108 => 4,
         _ => 1,
     }
 }

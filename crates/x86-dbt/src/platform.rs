@@ -11,7 +11,7 @@ pub trait PortIo {
     fn port_write(&mut self, port: u16, data: &[u8]);
 }
 
-/// Guest-physical addresses that no RAM backs. `data` is 1 to 16 bytes long and crosses no page.
+/// Guest-physical addresses that no RAM backs. `data` is 1 to 8 bytes long and crosses no page.
 pub trait Mmio {
     /// Reads `data.len()` bytes at `gpa`; an absent device answers all ones.
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]);

@@ -89,9 +89,11 @@ impl Cpu {
         if linear & (u64::from(native.alignment) - 1) != 0 {
             return Err(GP0);
         }
-        self.linear(op.segment, offset, len, kind)?;
+        // FXSAVE and FXRSTOR check more bytes than they use.
+        let span = len.max(usize::from(native.span));
+        self.linear(op.segment, offset, span, kind)?;
+        let targets = self.operand_targets(linear, span, kind, op.segment)?;
         if kind == Kind::Read {
-            let targets = self.operand_targets(linear, len, kind, op.segment)?;
             if len <= 16 {
                 let mut bytes = [0; 16];
                 self.read_targets(p, targets, linear, &mut bytes[..len]);
@@ -101,8 +103,6 @@ impl Cpu {
                 self.read_targets(p, targets, linear, &mut bytes[..len]);
                 self.io.memory = bytes;
             }
-        } else {
-            self.operand_targets(linear, len, kind, op.segment)?;
         }
         Ok(linear)
     }
