@@ -17,7 +17,7 @@ impl Report<'_> {
     /// Prints to standard error, so that standard output is the guest's alone.
     pub(crate) fn print(&self) {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(presets::UTF8_FULL_CONDENSED);
         table.set_header(["", "count", "per million instructions"]);
         let cost = match self.engine {
             Engine::Dbt(engine) => Some(engine.cost()),
@@ -47,6 +47,9 @@ impl Report<'_> {
 
     fn times(&self, table: &mut Table, cost: Option<&DbtCost>) {
         table.add_row(["wall time", &seconds(self.elapsed), ""]);
+        if let Some(cost) = cost {
+            table.add_row(["of it executing", &seconds(cost.busy), ""]);
+        }
         if let Some(ready) = self.ready {
             table.add_row(["user space reached after", &seconds(ready), ""]);
         }
@@ -56,11 +59,7 @@ impl Report<'_> {
             "",
         ]);
         if let Some(cost) = cost {
-            table.add_row([
-                "speed",
-                &format!("{:.1} MIPS", mips(cost, self.elapsed)),
-                "",
-            ]);
+            table.add_row(["speed", &format!("{:.1} MIPS", mips(cost, cost.busy)), ""]);
         }
     }
 }
@@ -104,7 +103,7 @@ pub(crate) fn progress(engine: &Engine, elapsed: Duration) -> String {
             let millions = cost.instructions / 1_000_000;
             format!(
                 "booting: {millions} M instructions, {:.0} MIPS, {}",
-                mips(&cost, elapsed),
+                mips(&cost, cost.busy),
                 seconds(elapsed)
             )
         }

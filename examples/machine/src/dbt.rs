@@ -18,6 +18,8 @@ use crate::start_state::{self, StartState};
 pub struct DbtEngine {
     cpu: Cpu,
     started: Instant,
+    /// Host time spent executing, sleep left out.
+    busy: Duration,
 }
 
 /// What a run cost.
@@ -25,6 +27,8 @@ pub struct DbtEngine {
 pub struct DbtCost {
     /// Instructions retired.
     pub instructions: u64,
+    /// Host time spent executing them.
+    pub busy: Duration,
     /// Exceptions, interrupts, decoded blocks.
     pub stats: Stats,
     /// Soft TLB.
@@ -48,7 +52,11 @@ impl DbtEngine {
         let state = state(start, &cpu.state());
         cpu.set_state(&state);
         let started = Instant::now();
-        Ok(Self { cpu, started })
+        Ok(Self {
+            cpu,
+            started,
+            busy: Duration::ZERO,
+        })
     }
 
     /// What the guest has cost so far.
@@ -56,6 +64,7 @@ impl DbtEngine {
     pub fn cost(&self) -> DbtCost {
         DbtCost {
             instructions: self.cpu.retired(),
+            busy: self.busy,
             stats: self.cpu.stats(),
             tlb: self.cpu.tlb_stats(),
         }
@@ -65,7 +74,9 @@ impl DbtEngine {
     pub fn run(&mut self, board: &mut Board, limit: Duration) -> Stop {
         let end = Instant::now() + limit;
         loop {
+            let entered = Instant::now();
             let exit = self.cpu.run(board, SLICE);
+            self.busy += entered.elapsed();
             if let Some(outcome) = board.outcome() {
                 return Stop::Outcome(outcome);
             }

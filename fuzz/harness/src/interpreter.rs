@@ -334,7 +334,7 @@ const LEGACY_ROOT: u64 = 0xa000;
 const GDT: u64 = 0xb000;
 const IDT: u64 = 0xc000;
 const TSS: u64 = 0xd000;
-const INSTRUCTIONS_MAX: u64 = 2000;
+const INSTRUCTIONS_MAX: u64 = 300;
 
 #[cfg(test)]
 mod tests {

@@ -17,9 +17,9 @@ pub struct NativeIo {
     pub gpr_out: u64,
     /// EFLAGS: read by `FCMOVcc`, and CF, PF, AF, ZF, SF and OF changed by what compares.
     pub eflags: u64,
-    /// The address of the instruction, for FIP: 64 bits, or a 32-bit offset with CS in bits 47:32.
+    /// The offset of the instruction, for FIP; outside 64-bit code with CS in bits 47:32.
     pub fip: u64,
-    /// The address of the memory operand, for FDP: 64 bits, or a 32-bit offset with the selector in bits 47:32.
+    /// The offset of the memory operand, for FDP; outside 64-bit code with its selector in bits 47:32.
     pub fdp: u64,
     /// The x87 opcode, see [`x87_opcode`](super::x87_opcode).
     pub fop: u16,

@@ -19,10 +19,10 @@ pub(super) enum Soft {
     Fnstcw,
     Fnstsw,
     FnstswAx,
-    Fldenv(Width),
-    Fnstenv(Width),
-    Frstor(Width),
-    Fnsave(Width),
+    Fldenv(Environment),
+    Fnstenv(Environment),
+    Frstor(Environment),
+    Fnsave(Environment),
     Fxsave(FxFormat),
     Fxrstor(FxFormat),
     Ldmxcsr,
@@ -32,11 +32,59 @@ pub(super) enum Soft {
     Maskmovdqu(u8, u8),
 }
 
-/// The operand size of an x87 environment, which the stored layout depends on.
+/// What the layout of an x87 environment depends on, beside the mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Width {
-    W16,
-    W32,
+pub(super) struct Environment {
+    /// 32-bit operand size, else 16-bit.
+    wide: bool,
+    /// Selectors are kept: not in 64-bit code.
+    selectors: bool,
+}
+
+impl Environment {
+    fn of(instruction: &Instruction) -> Self {
+        let wide = matches!(
+            instruction.code(),
+            Code::Fldenv_m28byte
+                | Code::Fnstenv_m28byte
+                | Code::Frstor_m108byte
+                | Code::Fnsave_m108byte
+        );
+        Self {
+            wide,
+            selectors: instruction.code_size() != CodeSize::Code64,
+        }
+    }
+
+    fn len(self) -> u16 {
+        if self.wide { 28 } else { 14 }
+    }
+
+    /// What of a pointer is kept: the whole, or the offset.
+    fn pointer(self, value: u64) -> Pointer {
+        Pointer {
+            offset: low32(value),
+            selector: if self.selectors { selector(value) } else { 0 },
+        }
+    }
+}
+
+/// FIP or FDP outside 64-bit code.
+#[derive(Clone, Copy)]
+struct Pointer {
+    offset: u32,
+    selector: u16,
+}
+
+impl Pointer {
+    /// In real-address mode, where an environment holds it.
+    fn linear(self) -> u32 {
+        (u32::from(self.selector) << 4).wrapping_add(self.offset)
+    }
+
+    fn joined(offset: u32, selector: u16) -> u64 {
+        u64::from(selector) << 32 | u64::from(offset)
+    }
 }
 
 /// The layout of an FXSAVE image.
@@ -78,14 +126,18 @@ impl Soft {
             Code::Fnstcw_m2byte => Self::Fnstcw,
             Code::Fnstsw_m2byte => Self::Fnstsw,
             Code::Fnstsw_AX => Self::FnstswAx,
-            Code::Fldenv_m14byte => Self::Fldenv(Width::W16),
-            Code::Fldenv_m28byte => Self::Fldenv(Width::W32),
-            Code::Fnstenv_m14byte => Self::Fnstenv(Width::W16),
-            Code::Fnstenv_m28byte => Self::Fnstenv(Width::W32),
-            Code::Frstor_m94byte => Self::Frstor(Width::W16),
-            Code::Frstor_m108byte => Self::Frstor(Width::W32),
-            Code::Fnsave_m94byte => Self::Fnsave(Width::W16),
-            Code::Fnsave_m108byte => Self::Fnsave(Width::W32),
+            Code::Fldenv_m14byte | Code::Fldenv_m28byte => {
+                Self::Fldenv(Environment::of(instruction))
+            }
+            Code::Fnstenv_m14byte | Code::Fnstenv_m28byte => {
+                Self::Fnstenv(Environment::of(instruction))
+            }
+            Code::Frstor_m94byte | Code::Frstor_m108byte => {
+                Self::Frstor(Environment::of(instruction))
+            }
+            Code::Fnsave_m94byte | Code::Fnsave_m108byte => {
+                Self::Fnsave(Environment::of(instruction))
+            }
             Code::Fxsave_m512byte | Code::Fxsave64_m512byte => {
                 Self::Fxsave(FxFormat::of(instruction))
             }
@@ -129,14 +181,10 @@ impl Soft {
             Self::Nothing | Self::Fninit | Self::Fnclex | Self::FnstswAx => NativeMemory::None,
             Self::Fldcw => NativeMemory::Read(2),
             Self::Fnstcw | Self::Fnstsw => NativeMemory::Write(2),
-            Self::Fldenv(Width::W16) => NativeMemory::Read(14),
-            Self::Fldenv(Width::W32) => NativeMemory::Read(28),
-            Self::Fnstenv(Width::W16) => NativeMemory::Write(14),
-            Self::Fnstenv(Width::W32) => NativeMemory::Write(28),
-            Self::Frstor(Width::W16) => NativeMemory::Read(94),
-            Self::Frstor(Width::W32) => NativeMemory::Read(108),
-            Self::Fnsave(Width::W16) => NativeMemory::Write(94),
-            Self::Fnsave(Width::W32) => NativeMemory::Write(108),
+            Self::Fldenv(environment) => NativeMemory::Read(environment.len()),
+            Self::Fnstenv(environment) => NativeMemory::Write(environment.len()),
+            Self::Frstor(environment) => NativeMemory::Read(environment.len() + 80),
+            Self::Fnsave(environment) => NativeMemory::Write(environment.len() + 80),
             Self::Fxsave(format) => {
                 NativeMemory::Write(if format.xmm_count == 16 { 416 } else { 288 })
             }
@@ -168,14 +216,15 @@ impl Soft {
             Self::Fnstcw => write(io, 0, &state.fcw().to_le_bytes()),
             Self::Fnstsw => write(io, 0, &state.fsw().to_le_bytes()),
             Self::FnstswAx => io.gpr_out = u64::from(state.fsw()),
-            Self::Fldenv(width) => load_environment(state, io, width),
-            Self::Fnstenv(width) => {
-                store_environment(state, io, width);
+            Self::Fldenv(environment) => load_environment(state, io, environment),
+            Self::Fnstenv(environment) => {
+                store_environment(state, io, environment);
                 state.set_fcw(state.fcw() | X87_EXCEPTIONS);
             }
-            Self::Frstor(width) => restore(state, io, width),
-            Self::Fnsave(width) => {
-                let at = store_environment(state, io, width);
+            Self::Frstor(environment) => restore(state, io, environment),
+            Self::Fnsave(environment) => {
+                store_environment(state, io, environment);
+                let at = usize::from(environment.len());
                 (0..8).for_each(|i| write(io, at + 10 * i, &state.st(i)));
                 state.fninit();
             }
@@ -202,85 +251,99 @@ impl Soft {
     }
 }
 
-/// Stores the environment and returns its length.
-fn store_environment(state: &FxState, io: &mut NativeIo, width: Width) -> usize {
+fn store_environment(state: &FxState, io: &mut NativeIo, environment: Environment) {
     let words = [state.fcw(), state.fsw(), state.ftw()];
-    let (fip, fdp, fop) = (
-        low32(state.fip()),
-        low32(state.fdp()),
-        u32::from(state.fop()),
+    let (fip, fdp) = (
+        environment.pointer(state.fip()),
+        environment.pointer(state.fdp()),
     );
-    match (width, io.real_mode) {
-        (Width::W16, real) => {
-            for (i, word) in words.into_iter().enumerate() {
-                write(io, 2 * i, &word.to_le_bytes());
-            }
-            let (fip_high, fdp_high) = if real {
-                (fip >> 4 & 0xf000 | fop, fdp >> 4 & 0xf000)
-            } else {
-                (0, 0)
-            };
-            for (i, word) in [fip, fip_high, fdp, fdp_high].into_iter().enumerate() {
-                write(io, 6 + 2 * i, &word.to_le_bytes()[..2]);
-            }
-            14
+    let fop = u32::from(state.fop());
+    if environment.wide {
+        for (i, word) in words.into_iter().enumerate() {
+            write_u32(io, 4 * i, 0xffff_0000 | u32::from(word));
         }
-        (Width::W32, real) => {
-            for (i, word) in words.into_iter().enumerate() {
-                write(io, 4 * i, &(0xffff_0000 | u32::from(word)).to_le_bytes());
-            }
-            let pointers = if real {
-                let high = |pointer: u32| pointer >> 16 << 12;
-                let low = |pointer: u32| 0xffff_0000 | pointer & 0xffff;
-                [low(fip), high(fip) | fop, low(fdp), high(fdp)]
-            } else {
-                // The selectors read as zero: CPUID.(EAX=7,ECX=0):EBX[13], "deprecates FPU CS and FPU DS".
-                [fip, fop << 16, fdp, 0xffff_0000]
-            };
-            for (i, dword) in pointers.into_iter().enumerate() {
-                write(io, 12 + 4 * i, &dword.to_le_bytes());
-            }
-            28
+        let pointers = if io.real_mode {
+            let [fip, fdp] = [fip.linear(), fdp.linear()];
+            let (high_fip, high_fdp) = (fip >> 16 << 12 | fop, fdp >> 16 << 12);
+            [
+                0xffff_0000 | fip & 0xffff,
+                high_fip,
+                0xffff_0000 | fdp & 0xffff,
+                high_fdp,
+            ]
+        } else {
+            let [fcs, fds] = [fip, fdp].map(|pointer| u32::from(pointer.selector));
+            [fip.offset, fcs | fop << 16, fdp.offset, fds | 0xffff_0000]
+        };
+        for (i, dword) in pointers.into_iter().enumerate() {
+            write_u32(io, 12 + 4 * i, dword);
+        }
+    } else {
+        for (i, word) in words.into_iter().enumerate() {
+            write(io, 2 * i, &word.to_le_bytes());
+        }
+        let pointers = if io.real_mode {
+            let [fip, fdp] = [fip.linear(), fdp.linear()];
+            [fip, fip >> 4 & 0xf000 | fop, fdp, fdp >> 4 & 0xf000]
+        } else {
+            [
+                fip.offset,
+                fip.selector.into(),
+                fdp.offset,
+                fdp.selector.into(),
+            ]
+        };
+        for (i, word) in pointers.into_iter().enumerate() {
+            write(io, 6 + 2 * i, &word.to_le_bytes()[..2]);
         }
     }
 }
 
-fn load_environment(state: &mut FxState, io: &NativeIo, width: Width) {
-    let (step, real) = (if width == Width::W16 { 2 } else { 4 }, io.real_mode);
+fn load_environment(state: &mut FxState, io: &NativeIo, environment: Environment) {
+    let step = if environment.wide { 4 } else { 2 };
     let [fcw, fsw, ftw] = [0, step, 2 * step].map(|at| read_u16(io, at));
-    let (fip, fdp, fop) = match (width, real) {
-        (Width::W16, false) => (u64::from(read_u16(io, 6)), u64::from(read_u16(io, 10)), 0),
-        (Width::W16, true) => {
-            let [low_ip, high_ip, low_dp, high_dp] =
-                [6, 8, 10, 12].map(|at| u64::from(read_u16(io, at)));
-            (
-                low_ip | (high_ip & 0xf000) << 4,
-                low_dp | (high_dp & 0xf000) << 4,
-                read_u16(io, 8),
-            )
-        }
-        (Width::W32, false) => (
-            u64::from(read_u32(io, 12)),
-            u64::from(read_u32(io, 20)),
-            read_u16(io, 18),
-        ),
-        (Width::W32, true) => {
-            let pointer = |at| {
-                u64::from(read_u16(io, at)) | u64::from(read_u32(io, at + 4) & 0x0fff_f000) << 4
-            };
-            (pointer(12), pointer(20), read_u16(io, 16))
-        }
+    let (fip, fdp, fop) = if environment.wide {
+        pointers_32(io)
+    } else {
+        pointers_16(io)
     };
-    state.set_top((fsw >> 11 & 7) as u8);
+    let kept = |pointer| {
+        let Pointer { offset, selector } = environment.pointer(pointer);
+        Pointer::joined(offset, selector)
+    };
+    state.set_top(state_top(fsw));
     state.set_fcw(fcw);
     state.set_fsw(fsw);
     state.set_ftw_abridged(abridge(ftw));
-    state.set_pointers(fop, fip, fdp);
+    state.set_pointers(fop, kept(fip), kept(fdp));
 }
 
-fn restore(state: &mut FxState, io: &NativeIo, width: Width) {
-    load_environment(state, io, width);
-    let at = if width == Width::W16 { 14 } else { 28 };
+fn pointers_32(io: &NativeIo) -> (u64, u64, u16) {
+    if io.real_mode {
+        let linear =
+            |at| u64::from(read_u16(io, at)) | u64::from(read_u32(io, at + 4) & 0x0fff_f000) << 4;
+        (linear(12), linear(20), read_u16(io, 16))
+    } else {
+        let pointer = |at| Pointer::joined(read_u32(io, at), read_u16(io, at + 4));
+        (pointer(12), pointer(20), read_u16(io, 18))
+    }
+}
+
+/// The protected-mode format of 14 bytes has no opcode.
+fn pointers_16(io: &NativeIo) -> (u64, u64, u16) {
+    if io.real_mode {
+        let linear =
+            |at| u64::from(read_u16(io, at)) | (u64::from(read_u16(io, at + 2)) & 0xf000) << 4;
+        (linear(6), linear(10), read_u16(io, 8))
+    } else {
+        let pointer = |at| Pointer::joined(read_u16(io, at).into(), read_u16(io, at + 2));
+        (pointer(6), pointer(10), 0)
+    }
+}
+
+fn restore(state: &mut FxState, io: &NativeIo, environment: Environment) {
+    load_environment(state, io, environment);
+    let at = usize::from(environment.len());
     for i in 0..8 {
         state.set_st(i, read(io, at + 10 * i));
     }
@@ -288,8 +351,8 @@ fn restore(state: &mut FxState, io: &NativeIo, width: Width) {
 
 fn fxsave(state: &FxState, io: &mut NativeIo, format: FxFormat) {
     write(io, 0, &state.image()[..format.len()]);
-    if !format.wide {
-        // 32-bit offsets; the selectors read as zero.
+    if !format.wide && format.xmm_count == 16 {
+        // The fields hold a selector above a 32-bit offset, and 64-bit code keeps none.
         write(io, FIP + 4, &[0; 4]);
         write(io, FDP + 4, &[0; 4]);
     }
@@ -299,12 +362,10 @@ fn fxrstor(state: &mut FxState, io: &NativeIo, format: FxFormat) -> NativeOutcom
     if !state.set_mxcsr(read_u32(io, MXCSR)) {
         return NativeOutcome::ReservedMxcsr;
     }
-    let pointer = |at| {
-        if format.wide {
-            u64::from_le_bytes(read(io, at))
-        } else {
-            u64::from(read_u32(io, at))
-        }
+    let pointer = |at| match format {
+        FxFormat { wide: true, .. } => u64::from_le_bytes(read(io, at)),
+        FxFormat { xmm_count: 16, .. } => u64::from(read_u32(io, at)),
+        _ => Pointer::joined(read_u32(io, at), read_u16(io, at + 4)),
     };
     state.set_fcw(read_u16(io, FCW));
     state.set_fsw(read_u16(io, FSW));
@@ -383,6 +444,15 @@ fn low32(value: u64) -> u32 {
     u32::try_from(value & 0xffff_ffff).expect("masked to 32 bits")
 }
 
+fn selector(pointer: u64) -> u16 {
+    u16::try_from(pointer >> 32 & 0xffff).expect("masked to 16 bits")
+}
+
+/// TOP of a status word.
+fn state_top(fsw: u16) -> u8 {
+    fsw.to_le_bytes()[1] >> 3 & 7
+}
+
 fn read<const N: usize>(io: &NativeIo, at: usize) -> [u8; N] {
     let mut bytes = [0; N];
     bytes.copy_from_slice(&io.memory[at..at + N]);
@@ -395,6 +465,10 @@ fn read_u16(io: &NativeIo, at: usize) -> u16 {
 
 fn read_u32(io: &NativeIo, at: usize) -> u32 {
     u32::from_le_bytes(read(io, at))
+}
+
+fn write_u32(io: &mut NativeIo, at: usize, value: u32) {
+    write(io, at, &value.to_le_bytes());
 }
 
 fn write(io: &mut NativeIo, at: usize, bytes: &[u8]) {

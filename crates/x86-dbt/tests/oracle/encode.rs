@@ -85,10 +85,7 @@ fn vary_rex(bytes: &mut Vec<u8>, prefix_len: usize, template: &Template, rng: &m
     match template.rex_at {
         Some(at) => bytes[prefix_len + at] |= rng.byte() & 7,
         None if rng.chance(40) => {
-            let legacy = bytes
-                .iter()
-                .take_while(|byte| LEGACY_PREFIXES.contains(byte))
-                .count();
+            let legacy = legacy_prefixes(bytes).count();
             bytes.insert(legacy, 0x40 | rng.byte() & 7);
         }
         None => {}
@@ -97,10 +94,7 @@ fn vary_rex(bytes: &mut Vec<u8>, prefix_len: usize, template: &Template, rng: &m
 
 /// Encodings whose meaning differs between vendors, that call the kernel, or whose result is undefined, are passed over.
 fn is_comparable(mode: Mode, instruction: &Instruction, bytes: &[u8]) -> bool {
-    let operand_size_prefix = bytes
-        .iter()
-        .take_while(|byte| LEGACY_PREFIXES.contains(byte))
-        .any(|&b| b == 0x66);
+    let operand_size_prefix = legacy_prefixes(bytes).any(|byte| byte == 0x66);
     let near_branch = instruction.is_jcc_short_or_near()
         || instruction.is_jmp_short_or_near()
         || instruction.is_call_near()
@@ -114,10 +108,21 @@ fn is_comparable(mode: Mode, instruction: &Instruction, bytes: &[u8]) -> bool {
     if mode == Mode::Long && near_branch && operand_size_prefix {
         return false;
     }
+    // AMD lets a repeat prefix choose the condition of LOOPE and LOOPNE.
+    if instruction.is_loopcc() && legacy_prefixes(bytes).any(|byte| matches!(byte, 0xf2 | 0xf3)) {
+        return false;
+    }
     match instruction.mnemonic() {
         Mnemonic::Int => instruction.immediate8() != 0x80,
         _ => true,
     }
+}
+
+fn legacy_prefixes(bytes: &[u8]) -> impl Iterator<Item = u8> {
+    bytes
+        .iter()
+        .copied()
+        .take_while(|byte| LEGACY_PREFIXES.contains(byte))
 }
 
 const GS: u8 = 0x65;

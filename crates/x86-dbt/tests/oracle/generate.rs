@@ -1,11 +1,13 @@
 //! Random cases of one form: an encoding, and a state in which its addresses are harmless.
 
-use iced_x86::{CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Code, CpuidFeature, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register,
+};
 
 use super::case::{CODE, DATA, Mode, PAGE, RSP, STACK, State};
 use super::encode::{Encoded, encode};
 use super::forms::{Form, Template};
-use super::operands::{register_mask, special_operands};
+use super::operands::{self, register_mask, special_operands};
 use super::rng::Rng;
 use super::segments::{FLAT_CS, FLAT_DS, LONG_CS, SHORT_CS, WORD_CS};
 use super::values;
@@ -257,34 +259,49 @@ fn address_mask(instruction: &Instruction) -> u64 {
 
 /// Cases in which vendors and models differ, and the manuals allow it.
 fn is_model_specific(instruction: &Instruction, state: &State) -> bool {
+    let value = |register, _, _| Some(state.value(register));
     let alignment_check = state.rflags & values::AC != 0;
-    let Some(op) =
-        (0..instruction.op_count()).find(|&op| instruction.op_kind(op) == OpKind::Memory)
-    else {
-        // Whether a masked move checks alignment.
-        let masked = matches!(
-            instruction.mnemonic(),
-            Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
-        );
-        return masked && alignment_check;
+    if matches!(
+        instruction.mnemonic(),
+        Mnemonic::Maskmovq | Mnemonic::Maskmovdqu
+    ) {
+        // Whether it checks alignment, and the bytes that it leaves alone.
+        let address = instruction.virtual_address(0, 0, value).unwrap_or(0);
+        return alignment_check || !is_in_writable_page(address, 16);
+    }
+    // The host kernel's GDT has more than `segments`, and RSP is not ours to choose.
+    let source = operands::selector_source(instruction).unwrap_or_default();
+    if source.full_register() == Register::RSP {
+        return true;
+    }
+    let Some(op) = memory_operand(instruction) else {
+        return false;
     };
-    let address = instruction.virtual_address(op, 0, |register, _, _| Some(state.value(register)));
-    let address = address.unwrap_or(0);
+    let address = instruction.virtual_address(op, 0, value).unwrap_or(0);
     let misaligned = !address.is_multiple_of(16);
+    let features = instruction.code().cpuid_features();
     // AMD lets the SHA instructions read anywhere; Intel raises #GP.
-    let sha = instruction
-        .code()
-        .cpuid_features()
-        .contains(&CpuidFeature::SHA);
+    let sha = features.contains(&CpuidFeature::SHA);
     let on_stack = instruction.memory_segment() == Register::SS;
     // #AC or #GP, #SS or #GP: SDM volume 2, FXSAVE and FXRSTOR.
-    let fx = instruction
-        .code()
-        .cpuid_features()
-        .contains(&CpuidFeature::FXSR);
+    let fx = features.contains(&CpuidFeature::FXSR) && (alignment_check || on_stack);
+    // AMD reads four bytes.
+    let movsxd = instruction.code() == Code::Movsxd_r16_rm16;
     // Whether CVTPI2PS from memory is an MMX instruction, and so reports a pending x87 exception.
     let pending = instruction.mnemonic() == Mnemonic::Cvtpi2ps && state.fx[2] & 0x80 != 0;
-    pending || misaligned && (sha || fx && (alignment_check || on_stack))
+    // Which of the accesses of an x87 environment is checked first.
+    let environment = matches!(
+        instruction.mnemonic(),
+        Mnemonic::Fldenv | Mnemonic::Fnstenv | Mnemonic::Frstor | Mnemonic::Fnsave
+    );
+    let over_an_edge = !is_in_writable_page(address, instruction.memory_size().size() as u64);
+    pending || environment && alignment_check && over_an_edge || misaligned && (sha || fx || movsxd)
+}
+
+fn is_in_writable_page(address: u64, size: u64) -> bool {
+    [DATA, STACK]
+        .into_iter()
+        .any(|page| address >= page && address <= page + PAGE as u64 - size)
 }
 
 /// Linux's way back to a 16-bit stack leaves a kernel address in the upper half of RSP, where 64-bit code would

@@ -16,14 +16,10 @@ pub(crate) fn special_operands(instruction: &Instruction, state: &mut State, rng
     if let Some(address) = address {
         memory_operand(instruction, address, state, rng);
     }
+    if let Some(register) = selector_source(instruction) {
+        selector_register(register, state, rng);
+    }
     match instruction.mnemonic() {
-        Mnemonic::Mov if instruction.op0_register().is_segment_register() => {
-            selector_register(instruction.op1_register(), state, rng);
-        }
-        Mnemonic::Lar | Mnemonic::Lsl => selector_register(instruction.op1_register(), state, rng),
-        Mnemonic::Verr | Mnemonic::Verw => {
-            selector_register(instruction.op0_register(), state, rng);
-        }
         Mnemonic::Pop => {
             let selector = selector(rng);
             state.poke(state.stack_top(), &selector.to_le_bytes());
@@ -32,7 +28,7 @@ pub(crate) fn special_operands(instruction: &Instruction, state: &mut State, rng
             let target = code_target(rng);
             state.poke(state.stack_top(), &target.to_le_bytes());
         }
-        Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq if rng.chance(80) => {
+        Mnemonic::Retf | Mnemonic::Iret | Mnemonic::Iretd | Mnemonic::Iretq => {
             far_frame(instruction.code(), state, rng);
         }
         Mnemonic::Bt | Mnemonic::Bts | Mnemonic::Btr | Mnemonic::Btc
@@ -59,6 +55,18 @@ pub(crate) fn special_operands(instruction: &Instruction, state: &mut State, rng
     }
 }
 
+/// The operand that is a selector; [`Register::None`] when it is in memory.
+pub(crate) fn selector_source(instruction: &Instruction) -> Option<Register> {
+    match instruction.mnemonic() {
+        Mnemonic::Mov if instruction.op0_register().is_segment_register() => {
+            Some(instruction.op1_register())
+        }
+        Mnemonic::Lar | Mnemonic::Lsl => Some(instruction.op1_register()),
+        Mnemonic::Verr | Mnemonic::Verw => Some(instruction.op0_register()),
+        _ => None,
+    }
+}
+
 fn memory_operand(instruction: &Instruction, address: u64, state: &mut State, rng: &mut Rng) {
     match instruction.memory_size() {
         MemorySize::SegPtr16 | MemorySize::SegPtr32 | MemorySize::SegPtr64 => {
@@ -68,7 +76,7 @@ fn memory_operand(instruction: &Instruction, address: u64, state: &mut State, rn
             let selector = selector(rng);
             state.poke(address.wrapping_add(size), &selector.to_le_bytes());
         }
-        MemorySize::UInt16 if rng.chance(50) => {
+        MemorySize::UInt16 if selector_source(instruction).is_some() || rng.chance(50) => {
             let selector = selector(rng);
             state.poke(address, &selector.to_le_bytes());
         }
@@ -128,12 +136,26 @@ fn far_frame(code: Code, state: &mut State, rng: &mut Rng) {
         64 => 8,
         _ => 4,
     };
+    let target = code_target(rng);
+    // Which of several faults is raised first differs, so a target out of some reach comes with good selectors.
+    let canonical = target < 1 << 47;
+    let within_limits = target < PAGE as u64;
+    let cs = if canonical {
+        selector(rng)
+    } else {
+        segments::LONG_CS
+    };
+    let ss = if within_limits && rng.chance(40) {
+        selector(rng)
+    } else {
+        segments::FLAT_DS
+    };
     let frame = [
-        code_target(rng),
-        u64::from(selector(rng)),
+        target,
+        u64::from(cs),
         state.rflags | 0x202,
         STACK + 64 + rng.below(PAGE as u64 / 8 - 16) * 8,
-        u64::from(if rng.chance(80) { 0x2b } else { selector(rng) }),
+        u64::from(ss),
     ];
     for (i, value) in frame.into_iter().enumerate() {
         let at = state.stack_top().wrapping_add(size * i as u64);

@@ -11,7 +11,7 @@ fn sample() -> FxState {
     fx.set_fcw(0x27f);
     fx.set_fsw(0x3800 | 0x4500);
     fx.set_ftw_abridged(0b1000_0011);
-    fx.set_pointers(0x5a5, 0x0001_2345, 0x000a_bcde);
+    fx.set_pointers(0x5a5, 0x1023_0001_2345, 0x102b_000a_bcde);
     // Stack order from physical register 7: ST(0) = R7, ST(1) = R0, ST(2) = R1.
     fx.set_st(0, [0, 0, 0, 0, 0, 0, 0, 0x80, 0xff, 0x3f]);
     fx.set_st(1, [0; 10]);
@@ -60,24 +60,25 @@ fn the_four_environments_have_their_layouts() {
         0xffff_7d00,
         0xffff_3ff9,
         0x0001_2345,
-        0x05a5_0000,
+        0x05a5_1023,
         0x000a_bcde,
-        0xffff_0000,
+        0xffff_102b,
     ];
     assert_eq!(environment(32, false), dwords(protected_32));
+    // 0x1023:0x12345 and 0x102b:0xabcde as linear addresses.
     let real_32 = [
         0xffff_027f,
         0xffff_7d00,
         0xffff_3ff9,
-        0xffff_2345,
-        0x0000_15a5,
-        0xffff_bcde,
-        0x0000_a000,
+        0xffff_2575,
+        0x0000_25a5,
+        0xffff_bf8e,
+        0x0000_b000,
     ];
     assert_eq!(environment(32, true), dwords(real_32));
-    let protected_16 = [0x027f, 0x7d00, 0x3ff9, 0x2345, 0, 0xbcde, 0];
+    let protected_16 = [0x027f, 0x7d00, 0x3ff9, 0x2345, 0x1023, 0xbcde, 0x102b];
     assert_eq!(environment(16, false), words(protected_16));
-    let real_16 = [0x027f, 0x7d00, 0x3ff9, 0x2345, 0x15a5, 0xbcde, 0xa000];
+    let real_16 = [0x027f, 0x7d00, 0x3ff9, 0x2575, 0x25a5, 0xbf8e, 0xb000];
     assert_eq!(environment(16, true), words(real_16));
 }
 
@@ -106,7 +107,10 @@ fn fnsave_stores_the_stack_and_resets() {
         (FCW_DEFAULT, 0, 0xffff)
     );
     assert_eq!(m.run(|a| a.frstor(ptr(rax))), DONE);
-    assert_eq!(m.fx, sample());
+    let mut expected = sample();
+    // 64-bit code keeps no selectors.
+    expected.set_pointers(0x5a5, 0x0001_2345, 0x000a_bcde);
+    assert_eq!(m.fx, expected);
 }
 
 #[test]
@@ -142,6 +146,25 @@ fn reserved_mxcsr_bits_are_refused_without_a_change() {
     m.io.memory[24..28].copy_from_slice(&0x8000_0000u32.to_le_bytes());
     assert_eq!(m.run(|a| a.fxrstor(ptr(rax))), NativeOutcome::ReservedMxcsr);
     assert_eq!(m.fx, before);
+}
+
+#[test]
+fn pointers_in_an_image_have_the_width_of_the_code() {
+    let mut unit = NativeUnit::new().unwrap();
+    let mut io = NativeIo::new();
+    let (fip, fdp) = (0x1023_0001_2345u64, 0x102b_000a_bcdeu64);
+    // FXSAVE64, FXSAVE in 64-bit code, FXSAVE in 32-bit code.
+    let forms: [(&[u8], u32, u64); 3] = [
+        (&[0x48, 0x0f, 0xae, 0x00], 64, u64::MAX),
+        (&[0x0f, 0xae, 0x00], 64, 0xffff_ffff),
+        (&[0x0f, 0xae, 0x00], 32, u64::MAX),
+    ];
+    for (bytes, bitness, kept) in forms {
+        let save = unit.prepare(&decode(bytes, bitness)).unwrap();
+        unit.execute(&save, &mut sample(), &mut io);
+        assert_eq!(io.memory[8..16], (fip & kept).to_le_bytes());
+        assert_eq!(io.memory[16..24], (fdp & kept).to_le_bytes());
+    }
 }
 
 #[test]
