@@ -14,6 +14,7 @@ use pc_devices::{
     AcpiPm, BootTimer, Button, DebugConsole, DebugExit, I8042, I8254, Mc146818, MemorySize,
     ResetControl, SystemControlA, TimerWidth,
 };
+use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
 use vm_device::bus::{PioAddress, PioBus};
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
@@ -103,6 +104,8 @@ pub struct Board {
     debug_exit: DebugExit,
     boot_timer: BootTimer,
     debug_console: DebugConsole,
+    pci: Bus<ConfigSpace>,
+    pci_mechanism: ConfigMechanism1,
     com1: Com1,
     clock: InstructionClock,
     /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
@@ -147,6 +150,8 @@ impl Board {
             debug_exit: DebugExit::default(),
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
+            pci: pci_bus(),
+            pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
@@ -364,6 +369,7 @@ impl PortIo for Board {
             Device::DebugExit => self.debug_exit.read(port, data),
             Device::BootTimer => self.boot_timer.read(port, data),
             Device::DebugConsole => self.debug_console.read(port, data),
+            Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
             _ => data.fill(0xff),
         }
         if device != Device::UnassignedPort {
@@ -387,6 +393,7 @@ impl PortIo for Board {
             Device::DebugExit => self.debug_exit.write(port, data),
             Device::BootTimer => self.boot_timer.write(port, data),
             Device::DebugConsole => self.debug_console.write(port, data),
+            Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
             _ => {}
         }
         if device != Device::UnassignedPort {
@@ -492,6 +499,21 @@ impl Clock for Board {
             None => self.clock.instruction_at(self.deadline_ns),
         }
     }
+}
+
+/// The bus with nothing but the host bridge that every PC has at 00:00.0.
+fn pci_bus() -> Bus<ConfigSpace> {
+    let bridge = ConfigSpace::new(Header {
+        // Intel's 440FX, which guests know.
+        vendor: 0x8086,
+        device: 0x1237,
+        class: [0x06, 0x00, 0x00],
+        ..Header::default()
+    });
+    let mut bus = Bus::default();
+    let place = Bdf::new(0, 0, 0).expect("device 0, function 0");
+    bus.insert(place, bridge).expect("the bus is empty");
+    bus
 }
 
 fn device_of(window: Window) -> Device {

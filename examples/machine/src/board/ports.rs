@@ -34,6 +34,8 @@ pub enum Device {
     BootTimer,
     /// The debug console.
     DebugConsole,
+    /// PCI configuration mechanism #1.
+    PciConfig,
     /// The local APIC.
     LocalApic,
     /// The I/O APIC.
@@ -46,7 +48,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -58,6 +60,7 @@ impl Device {
         Self::DebugExit,
         Self::BootTimer,
         Self::DebugConsole,
+        Self::PciConfig,
         Self::LocalApic,
         Self::IoApic,
         Self::UnassignedPort,
@@ -79,6 +82,7 @@ impl Device {
             Self::DebugExit => "debug exit",
             Self::BootTimer => "boot timer",
             Self::DebugConsole => "debug console",
+            Self::PciConfig => "PCI configuration",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
             Self::UnassignedPort => "no device (port)",
@@ -111,6 +115,8 @@ pub(super) fn port_bus(chipset: Chipset) -> PioBus<Device> {
     if chipset == Chipset::M1 {
         register(pm, Device::AcpiPm);
         register(ResetControl::PORTS, Device::ResetControl);
+        // The reset register lies between the address and the data port.
+        register(&[(0xcf8, 1), (0xcfc, 4)], Device::PciConfig);
     }
     bus
 }

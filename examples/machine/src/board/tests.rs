@@ -243,3 +243,15 @@ fn a_late_machine_catches_up_in_bounded_work() {
     board.skip_idle_to(3_600_000_000_000);
     assert!(board.next_deadline().unwrap() > 3_600_000_000_000);
 }
+
+#[test]
+fn the_host_bridge_answers_beside_the_reset_register() {
+    let (mut board, _) = board(Chipset::M1);
+    board.port_write(0xcf8, &0x8000_0000u32.to_le_bytes());
+    let mut id = [0; 4];
+    board.port_read(0xcfc, &mut id);
+    assert_eq!(u32::from_le_bytes(id), 0x1237_8086);
+    assert_eq!(board.outcome(), None);
+    board.port_write(0xcf9, &[6]);
+    assert_eq!(board.outcome(), Some(Outcome::Reset));
+}
