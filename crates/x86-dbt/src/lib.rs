@@ -35,7 +35,7 @@ pub use cpuid::{
     Vendor,
 };
 pub use exception::{Exception, Vector};
-pub use platform::{Clock, InterruptSource, Mmio, Platform, PortIo};
+pub use platform::{Clock, InterruptSource, Isolated, Mmio, Platform, PortIo};
 pub use ram::{Ram, RamError};
 pub use run::Exit;
 pub use segment::Segment;

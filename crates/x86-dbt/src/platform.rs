@@ -60,3 +60,42 @@ pub trait Clock {
 /// Everything outside the processor, as one object.
 pub trait Platform: PortIo + Mmio + InterruptSource + Clock {}
 impl<T: PortIo + Mmio + InterruptSource + Clock> Platform for T {}
+
+/// A platform with nothing in it: reads give all ones, no interrupt comes, no deadline is set, and time stands still.
+///
+/// For code that runs by itself, and to start a platform of one's own from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Isolated;
+
+impl PortIo for Isolated {
+    fn port_read(&mut self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&mut self, _: u16, _: &[u8]) {}
+}
+
+impl Mmio for Isolated {
+    fn mmio_read(&mut self, _: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&mut self, _: u64, _: &[u8]) {}
+}
+
+impl InterruptSource for Isolated {
+    fn interrupt_pending(&mut self) -> bool {
+        false
+    }
+    fn acknowledge(&mut self) -> Option<u8> {
+        None
+    }
+}
+
+impl Clock for Isolated {
+    fn set_retired(&mut self, _: u64) {}
+    fn tsc(&mut self) -> u64 {
+        0
+    }
+    fn deadline(&mut self) -> u64 {
+        u64::MAX
+    }
+}

@@ -4,10 +4,7 @@ use iced_x86::code_asm::*;
 use iced_x86::{IcedError, Mnemonic};
 use popek_goldberg::{Entry, Environment, Mode, Outcome, TABLE};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use x86_dbt::{
-    Clock, Cpu, Cpuid, Features, InterruptSource, Mmio, PortIo, Ram, Segment, State, TableRegister,
-    Vendor,
-};
+use x86_dbt::{Cpu, Cpuid, Features, Isolated, Ram, Segment, State, TableRegister, Vendor};
 
 #[test]
 fn what_the_table_says_traps_traps() {
@@ -136,7 +133,7 @@ impl Processor {
         let mut state = self.cpu.state();
         set(&mut state, environment);
         self.cpu.set_state(&state);
-        self.cpu.step(&mut Nothing);
+        self.cpu.step(&mut Isolated);
         let rip = self.cpu.registers().rip;
         let vector = rip.checked_sub(HANDLERS)? / 16;
         u8::try_from(vector).ok().filter(|&vector| vector < 32)
@@ -182,38 +179,6 @@ fn set(state: &mut State, environment: Environment) {
     state.registers.gpr[6] = DATA;
     state.registers.rip = CODE;
     state.registers.rflags = 2 | u64::from(environment.iopl) << 12;
-}
-
-/// No devices.
-struct Nothing;
-impl PortIo for Nothing {
-    fn port_read(&mut self, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn port_write(&mut self, _: u16, _: &[u8]) {}
-}
-impl Mmio for Nothing {
-    fn mmio_read(&mut self, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&mut self, _: u64, _: &[u8]) {}
-}
-impl InterruptSource for Nothing {
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge(&mut self) -> Option<u8> {
-        None
-    }
-}
-impl Clock for Nothing {
-    fn set_retired(&mut self, _: u64) {}
-    fn tsc(&mut self) -> u64 {
-        0
-    }
-    fn deadline(&mut self) -> u64 {
-        u64::MAX
-    }
 }
 
 const CODE: u64 = 0x1000;

@@ -2,9 +2,7 @@
 //! [`State`] describes, and whose exceptions end in ring 0.
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use x86_dbt::{
-    Clock, Cpu, Cpuid, Features, InterruptSource, Mmio, PortIo, Ram, Segment, TableRegister, Vendor,
-};
+use x86_dbt::{Cpu, Cpuid, Features, Isolated, Ram, Segment, TableRegister, Vendor};
 
 use super::case::{CODE, DATA, Event, FLAGS_FIXED, Mode, Outcome, PAGE, STACK, State, Subject};
 use super::segments;
@@ -12,40 +10,7 @@ use super::segments;
 pub(crate) struct Interpreter {
     cpu: Cpu,
     memory: GuestMemoryMmap,
-    outside: Nothing,
-}
-
-/// No device, no interrupt, no deadline.
-struct Nothing;
-
-impl PortIo for Nothing {
-    fn port_read(&mut self, _: u16, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn port_write(&mut self, _: u16, _: &[u8]) {}
-}
-impl Mmio for Nothing {
-    fn mmio_read(&mut self, _: u64, data: &mut [u8]) {
-        data.fill(0xff);
-    }
-    fn mmio_write(&mut self, _: u64, _: &[u8]) {}
-}
-impl InterruptSource for Nothing {
-    fn interrupt_pending(&mut self) -> bool {
-        false
-    }
-    fn acknowledge(&mut self) -> Option<u8> {
-        None
-    }
-}
-impl Clock for Nothing {
-    fn set_retired(&mut self, _: u64) {}
-    fn tsc(&mut self) -> u64 {
-        0
-    }
-    fn deadline(&mut self) -> u64 {
-        u64::MAX
-    }
+    outside: Isolated,
 }
 
 impl Interpreter {
@@ -61,7 +26,7 @@ impl Interpreter {
         let interpreter = Self {
             cpu,
             memory,
-            outside: Nothing,
+            outside: Isolated,
         };
         interpreter.write_tables();
         interpreter
