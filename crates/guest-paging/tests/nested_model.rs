@@ -177,20 +177,20 @@ fn outcome(walked: Result<nested::Nested, Failure>) -> Outcome {
 /// Fills the memory with entries of which `of_64` in 64 have something wrong.
 fn fill(random: &mut impl FnMut() -> u64, of_64: u64) -> Vec<u8> {
     let mut entry = || {
-        let page = random() % (RAM as u64 >> 12) << 12;
+        let page = (random() % (RAM as u64 >> 12)) << 12;
         // A whole entry for both formats: rights, write-back where EPT sees a leaf.
         let mut entry = page | 7 | random() & 0x360;
-        if random() % 4 == 0 {
+        if random().is_multiple_of(4) {
             entry |= 0x30;
         }
         if random() % 64 < of_64 {
             entry ^= 1 << (random() % 64);
         }
         if random() % 64 < of_64 {
-            entry = entry & !7 | random() % 8;
+            entry = entry & !7 | (random() % 8);
         }
-        if random() % 24 == 0 {
-            entry = entry & 0xfff | 0x80 | random() % 2 << 12;
+        if random().is_multiple_of(24) {
+            entry = entry & 0xfff | 0x80 | (random() % 2) << 12;
         }
         entry
     };
@@ -209,7 +209,7 @@ fn compare(seed: u64, stages: usize) -> Vec<Outcome> {
     let mut ram = fill(&mut random, seed % 3);
     let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
     let roots: Vec<(u64, bool)> = (0..stages)
-        .map(|_| (random() % 32 << 12, random() % 2 == 0))
+        .map(|_| ((random() % 32) << 12, random().is_multiple_of(2)))
         .collect();
     // EPT needs tables without bits 6:3, so its upper levels get pages of their own kind.
     for at in (RAM / 2..RAM).step_by(8) {

@@ -43,11 +43,11 @@ pub(crate) fn grid(references: &[Reference], spaces: &[&str]) -> String {
 fn square(svg: &mut String, [x, y]: [usize; 2], color: &str, first: &str, second: &str) {
     let height = if second.is_empty() { 24 } else { 36 };
     let (text_x, first_y, second_y) = (x + 6, y + 15, y + 29);
-    write!(
+    writeln!(
         svg,
         "<rect x=\"{x}\" y=\"{y}\" width=\"88\" height=\"{height}\" rx=\"4\" fill=\"{color}\"/>\
          <text x=\"{text_x}\" y=\"{first_y}\">{first}</text>\
-         <text x=\"{text_x}\" y=\"{second_y}\">{second}</text>\n"
+         <text x=\"{text_x}\" y=\"{second_y}\">{second}</text>"
     )
     .expect("a String takes all");
 }
