@@ -2,8 +2,12 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod bits;
+pub mod ept;
 mod format;
 mod memory;
+pub mod nested;
+pub mod npt;
 mod observer;
 mod pinned;
 mod walk;

@@ -63,6 +63,38 @@ pub trait TableMemory {
     fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Self::Error>;
 }
 
+impl<M: TableMemory + ?Sized> TableMemory for &M {
+    type Error = M::Error;
+
+    #[inline(always)]
+    fn load_u32(&self, at: Gpa) -> Result<u32, Self::Error> {
+        (**self).load_u32(at)
+    }
+
+    #[inline(always)]
+    fn load_u64(&self, at: Gpa) -> Result<u64, Self::Error> {
+        (**self).load_u64(at)
+    }
+
+    #[inline(always)]
+    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
+        (**self).peek_u32(table, offset)
+    }
+
+    #[inline(always)]
+    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
+        (**self).peek_u64(table, offset)
+    }
+
+    fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
+        (**self).compare_exchange_u32(at, current, new)
+    }
+
+    fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Self::Error> {
+        (**self).compare_exchange_u64(at, current, new)
+    }
+}
+
 /// No memory backs the address. What a read of nothing gives is the machine's decision; a PC
 /// answers with all ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]

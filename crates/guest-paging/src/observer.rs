@@ -22,6 +22,9 @@ pub trait Observer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct Reference {
+    /// Which paging structures of a nested walk the entry belongs to: 0 are the guest's own, 1 those
+    /// that translate guest physical addresses, and so on. Always 0 in a walk that is not nested.
+    pub dimension: u8,
     /// Level of the entry, counted from the leaf: 1 is a page-table entry, 4 a PML4E.
     pub level: u8,
     /// Where the entry lies.

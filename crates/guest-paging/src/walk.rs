@@ -32,6 +32,16 @@ pub enum WalkError<F = x86::PageFault, E = Unbacked> {
     Contended,
 }
 
+impl<F, E> WalkError<F, E> {
+    pub(crate) fn map_fault<G>(self, f: impl FnOnce(F) -> G) -> WalkError<G, E> {
+        match self {
+            Self::Fault(fault) => WalkError::Fault(f(fault)),
+            Self::Table { level, at, source } => WalkError::Table { level, at, source },
+            Self::Contended => WalkError::Contended,
+        }
+    }
+}
+
 type Walked<F, M> =
     Result<<F as Format>::Translation, WalkError<<F as Format>::Fault, <M as TableMemory>::Error>>;
 
@@ -56,7 +66,7 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
 /// The walk as it nearly always is: permitted, and with every flag set already. Says nothing of any
 /// other, and so has nothing to keep but what is denied.
 #[inline(always)]
-fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR: bool>(
+pub(crate) fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR: bool>(
     memory: &M,
     context: &F::Context,
     input: u64,
@@ -234,6 +244,7 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
 
     fn observe(&mut self, level: u8, at: Gpa, entry: F::Entry, kind: ReferenceKind) {
         self.observer.reference(Reference {
+            dimension: 0,
             level,
             at,
             entry: entry.into(),

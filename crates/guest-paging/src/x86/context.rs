@@ -8,6 +8,7 @@ use super::spec::{
     EASY, EFER_LMA, EFER_NXE, GLOBAL, KEY_SHIFT, NO_EXECUTE, PAGE_SIZE, PRESENT,
 };
 use super::translation::{Attributes, Translation};
+use crate::bits::bits;
 use crate::{Gpa, Gva};
 
 /// What CPUID tells of the processor and paging depends on.
@@ -368,14 +369,5 @@ fn pse_reserved(processor: &Processor) -> u64 {
         bits(processor.maxphyaddr.min(40) - 19, 21)
     } else {
         bits(13, 21)
-    }
-}
-
-/// Bits `low` to `high`, both included; none if `low` is above `high`.
-const fn bits(low: u8, high: u8) -> u64 {
-    if low > high {
-        0
-    } else {
-        u64::MAX >> (63 - (high - low)) << low
     }
 }

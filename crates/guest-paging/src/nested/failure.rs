@@ -1,0 +1,79 @@
+//! Why a nested walk gave no translation, and in which dimension.
+
+use crate::x86::PageFault;
+use crate::{Gpa, Unbacked, WalkError, ept, npt};
+
+/// The fault of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum StageFault {
+    /// Of EPT.
+    #[error(transparent)]
+    Ept(ept::Fault),
+    /// Of nested page tables.
+    #[error(transparent)]
+    Npt(npt::NestedPageFault),
+}
+
+/// Why a nested walk gave no translation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[error("dimension {dimension}: {cause}")]
+pub struct Failure<E = Unbacked> {
+    /// Whose matter it is: 0 is the guest's, 1 that of the first stage, and so on; the ground has the
+    /// dimension of the stage whose entry or page it lacks.
+    pub dimension: u8,
+    /// What happened there.
+    pub cause: Cause<E>,
+}
+
+/// What happened in a dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Cause<E = Unbacked> {
+    /// The guest's fault, in dimension 0.
+    #[error("{0}")]
+    PageFault(PageFault),
+    /// A stage's fault.
+    #[error("{0}")]
+    Stage(StageFault),
+    /// The ground has no entry there.
+    #[error("the entry at {at} cannot be reached")]
+    Absent {
+        /// The address on the ground.
+        at: Gpa,
+        /// What the memory answered.
+        source: E,
+    },
+    /// See [`WalkError::Contended`].
+    #[error("the paging structures kept changing during the walk")]
+    Contended,
+}
+
+impl<E> Failure<E> {
+    /// A table that cannot be reached is a failure below, and tells its own dimension.
+    #[cold]
+    pub(super) fn of_guest_walk(error: WalkError<PageFault, Self>) -> Self {
+        Self::of_walk(0, error, Cause::PageFault)
+    }
+
+    #[cold]
+    pub(super) fn of_stage_walk(dimension: u8, error: WalkError<StageFault, Self>) -> Self {
+        Self::of_walk(dimension, error, Cause::Stage)
+    }
+
+    fn of_walk<F>(
+        dimension: u8,
+        error: WalkError<F, Self>,
+        cause: impl FnOnce(F) -> Cause<E>,
+    ) -> Self {
+        match error {
+            WalkError::Fault(fault) => Self {
+                dimension,
+                cause: cause(fault),
+            },
+            WalkError::Table { source, .. } => source,
+            WalkError::Contended => Self {
+                dimension,
+                cause: Cause::Contended,
+            },
+        }
+    }
+}
