@@ -171,7 +171,7 @@ impl<'a, M: Model> Machine<'a, M> {
 pub(crate) enum Answer {
     /// Linearizable in this order of entries.
     Yes(Vec<usize>),
-    /// Not linearizable; if known, not even up to the return of this entry.
+    /// Not linearizable; if known, not even up to the return of this entry, given the answers of what was open then.
     No(Option<usize>),
     /// Too many configurations.
     Full,

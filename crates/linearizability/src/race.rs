@@ -65,7 +65,7 @@ impl<'a, M: Model> Race<'a, M> {
 pub(crate) enum Decision {
     /// Linearizable, in this order of operations.
     Yes(Vec<usize>),
-    /// Not; if known, not even up to this time.
+    /// Not; if known, not even up to the return at this time, given the answers of what was invoked by then.
     No(Option<u64>),
 }
 
@@ -95,6 +95,10 @@ fn run<E>(
 /// Races all parts at once, so that a contradiction in one ends the work on every other.
 ///
 /// Answers each part's order, or which part contradicts itself.
+///
+/// # Errors
+///
+/// Why some part is undecided, while no other contradicts itself.
 pub(crate) fn race<'a, M: Model>(
     model: &'a M,
     parts: Vec<Vec<Entry<'a, M>>>,
@@ -132,6 +136,6 @@ pub(crate) fn race<'a, M: Model>(
 pub(crate) enum Raced {
     /// All are linearizable, in these orders.
     Yes(Vec<Vec<usize>>),
-    /// This one is not; if known, not even up to this time.
+    /// This one is not; `until` as in [`Decision::No`].
     No { part: usize, until: Option<u64> },
 }

@@ -11,7 +11,8 @@ use crate::{Budget, Counterexample, Engines, Model};
 /// Steps that one attempt at a smaller counterexample may take, beyond those a part of its size needs at best.
 const ATTEMPT: u64 = 200_000;
 
-/// Shrinks a part that is not linearizable, not even `until` that time if it is known.
+/// Shrinks a part that is not linearizable; if known, not even up to the return at time `until`, given the answers of all
+/// operations that were invoked by then.
 pub(crate) fn shrink<M: Model>(
     model: &M,
     part: &[Entry<'_, M>],
@@ -24,10 +25,7 @@ pub(crate) fn shrink<M: Model>(
         budget,
         engines,
     };
-    let mut entries = match until {
-        Some(time) => cut(part, time),
-        None => shrinker.shortest(part),
-    };
+    let mut entries = shrinker.shortest(&with_answers(part, until));
     shrinker.weaken(&mut entries);
     let minimal = shrinker.is_minimal(&entries);
     let indexes = |answered: bool| {
@@ -140,6 +138,13 @@ impl<M: Model> Shrinker<'_, M> {
 
 fn answers<M: Model>(entries: &[Entry<'_, M>]) -> usize {
     entries.iter().filter(|e| e.returned.is_some()).count()
+}
+
+/// The beginning up to the last answer to an operation invoked by `time`, or all.
+fn with_answers<'e, M: Model>(part: &[Entry<'e, M>], time: Option<u64>) -> Vec<Entry<'e, M>> {
+    let begun = |e: &&Entry<'e, M>| time.is_none_or(|time| e.invoked <= time);
+    let last = part.iter().filter(begun).filter_map(|e| e.returned).max();
+    last.map_or_else(|| part.to_vec(), |last| cut(part, last))
 }
 
 /// What had been invoked by `time`, with only those answers that had come.
