@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use crate::machine::Entry;
 use crate::race::{Raced, race};
 use crate::shrink::shrink;
-use crate::{Budget, History, Model, Outcome, Witness};
+use crate::{Budget, Counterexample, History, Model, Outcome, Reason, Shortcut, Witness};
 
 /// Which engines take part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engines {
-    /// Both, taking turns of growing length, until one is done: never slower than twice the faster.
+    /// A model's [`Shortcut`] if it has one; else both, taking turns of growing length, until one is done.
     #[default]
     Race,
     /// Wing and Gong's depth-first search with Lowe's memory: good at finding an order.
@@ -38,6 +38,10 @@ pub fn check_with<M: Model>(
     budget: Budget,
     engines: Engines,
 ) -> Outcome {
+    let shortcut = shortcut(model, history, engines);
+    if let Shortcut::Linearizable(witness) = shortcut {
+        return Outcome::Linearizable(witness);
+    }
     let parts = split(model, history);
     let mut steps = budget.steps;
     match race(model, parts.clone(), engines, &mut steps, budget) {
@@ -46,8 +50,55 @@ pub fn check_with<M: Model>(
             let left = Budget { steps, ..budget };
             Outcome::NotLinearizable(shrink(model, &parts[part], until, left, engines))
         }
+        Err(_) if shortcut == Shortcut::NotLinearizable => {
+            Outcome::NotLinearizable(everything(history))
+        }
         Err(reason) => Outcome::Unknown(reason),
     }
+}
+
+/// What needs no search, when both engines may be used: tests of one engine mean that engine.
+fn shortcut<M: Model>(
+    model: &M,
+    history: &History<M::Input, M::Output>,
+    engines: Engines,
+) -> Shortcut {
+    match engines {
+        Engines::Race => model.shortcut(history),
+        Engines::WingGongLowe | Engines::JustInTime => Shortcut::NotApplicable,
+    }
+}
+
+/// The counterexample that is known without a search.
+fn everything<I, O>(history: &History<I, O>) -> Counterexample {
+    let is_answered = |index: &usize| history.operations()[*index].response.is_some();
+    let (answered, unanswered) = (0..history.operations().len()).partition(is_answered);
+    Counterexample {
+        answered,
+        unanswered,
+        minimal: false,
+    }
+}
+
+/// Decides without a certificate: the time goes into the search alone.
+///
+/// # Errors
+///
+/// Why there is no answer.
+pub fn decide<M: Model>(
+    model: &M,
+    history: &History<M::Input, M::Output>,
+    budget: Budget,
+    engines: Engines,
+) -> Result<bool, Reason> {
+    match shortcut(model, history, engines) {
+        Shortcut::Linearizable(_) => return Ok(true),
+        Shortcut::NotLinearizable => return Ok(false),
+        Shortcut::NotApplicable => {}
+    }
+    let mut steps = budget.steps;
+    let raced = race(model, split(model, history), engines, &mut steps, budget)?;
+    Ok(matches!(raced, Raced::Yes(_)))
 }
 
 fn split<'a, M: Model>(

@@ -53,7 +53,7 @@ fn read_event<'a>(
     }
     let asked = recorder
         .waiting(process)
-        .ok_or(refuse(EventError::Idle { process }))?;
+        .ok_or_else(|| refuse(EventError::Idle { process }))?;
     let asked_function = match asked {
         RegisterInput::Read => ":read",
         RegisterInput::Write(_) => ":write",

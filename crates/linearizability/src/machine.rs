@@ -153,7 +153,8 @@ impl<'a, M: Model> Machine<'a, M> {
         let unseen = entry.returned.is_none();
         for next in nexts.drain(..) {
             let id = self.intern(next);
-            if !(unseen && id == state) && !self.choices[first..].contains(&id) {
+            let is_idle = unseen && id == state;
+            if !is_idle && !self.choices[first..].contains(&id) {
                 self.choices.push(id);
             }
         }

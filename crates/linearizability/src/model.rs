@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::hash::Hash;
 
+use crate::{History, Witness};
+
 /// A sequential specification: which states an operation may lead to, one operation at a time.
 ///
 /// Histories over several independent objects name the object by [`part`](Self::part). Linearizability is local (Herlihy
@@ -43,6 +45,23 @@ pub trait Model {
         let _ = (input, output);
         false
     }
+
+    /// Decides histories of a kind that needs no search; by default, there is none.
+    fn shortcut(&self, history: &History<Self::Input, Self::Output>) -> Shortcut {
+        let _ = history;
+        Shortcut::NotApplicable
+    }
+}
+
+/// A decision without a search.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shortcut {
+    /// Linearizable, in this order.
+    Linearizable(Witness),
+    /// Not linearizable.
+    NotLinearizable,
+    /// The history is not of the kind that can be decided so: search.
+    NotApplicable,
 }
 
 /// The parts of a model checked together, as one object.

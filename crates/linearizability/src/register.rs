@@ -2,7 +2,7 @@
 
 use std::hash::Hash;
 
-use crate::Model;
+use crate::{History, Model, Shortcut, unique_writes};
 
 /// A register that holds a value or, at first, nothing. Several of them: see [`KeyValue`](crate::KeyValue) for how to part.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,5 +77,11 @@ impl<V: Clone + Eq + Hash> Model for Register<V> {
 
     fn never_changes(&self, input: &Self::Input, output: Option<&Self::Output>) -> bool {
         *input == RegisterInput::Read || output == Some(&RegisterOutput::Swapped(false))
+    }
+    fn shortcut(&self, history: &History<Self::Input, Self::Output>) -> Shortcut {
+        match self.initial {
+            None => unique_writes(history),
+            Some(_) => Shortcut::NotApplicable,
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Answers and what backs them.
 
+use crate::{History, Operation};
+
 /// How much a check may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
@@ -51,6 +53,24 @@ pub struct Counterexample {
     ///
     /// False if the budget ended before that was known.
     pub minimal: bool,
+}
+
+impl Counterexample {
+    /// The weaker history in question, to be checked by other means or drawn.
+    ///
+    /// # Panics
+    ///
+    /// If `history` is not the one that was checked.
+    pub fn history<I: Clone, O: Clone>(&self, history: &History<I, O>) -> History<I, O> {
+        let of = |&index: &usize| history.operations()[index].clone();
+        let forget = |operation| Operation {
+            response: None,
+            ..operation
+        };
+        let unanswered = self.unanswered.iter().map(of).map(forget);
+        let operations = self.answered.iter().map(of).chain(unanswered).collect();
+        History::new(operations).expect("the times are those of a history")
+    }
 }
 
 /// Why there is no answer.
