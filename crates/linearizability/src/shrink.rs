@@ -8,8 +8,9 @@ use crate::machine::Entry;
 use crate::race::{Raced, race};
 use crate::{Budget, Counterexample, Engines, Model};
 
-/// Steps that one attempt at a smaller counterexample may take, beyond those a part of its size needs at best.
-const ATTEMPT: u64 = 200_000;
+/// Steps that one attempt at a smaller counterexample may take, at first and in the end.
+const ATTEMPT: u64 = 100_000;
+const LAST_ATTEMPT: u64 = 2_000_000;
 
 /// Shrinks a part that is not linearizable; if known, not even up to the return at time `until`, given the answers of all
 /// operations that were invoked by then.
@@ -27,7 +28,7 @@ pub(crate) fn shrink<M: Model>(
     };
     let mut entries = shrinker.shortest(&with_answers(part, until));
     shrinker.weaken(&mut entries);
-    let minimal = shrinker.is_minimal(&entries);
+    let minimal = shrinker.minimize(&mut entries);
     let indexes = |answered: bool| {
         let mut indexes: Vec<usize> = entries
             .iter()
@@ -60,7 +61,7 @@ impl<M: Model> Shrinker<'_, M> {
         let (mut low, mut high) = (0, returns.len() - 1);
         while low < high {
             let middle = low.midpoint(high);
-            if self.fails(&cut(part, returns[middle])) == Some(true) {
+            if self.fails(&cut(part, returns[middle]), LAST_ATTEMPT) == Some(true) {
                 high = middle;
             } else {
                 low = middle + 1;
@@ -69,32 +70,38 @@ impl<M: Model> Shrinker<'_, M> {
         cut(part, returns[high])
     }
 
-    /// Forgets answers, many at a time at first, then one at a time, while what is left is not linearizable.
+    /// Forgets answers, many at a time at first, while what is left is not linearizable.
     fn weaken(&mut self, entries: &mut Vec<Entry<'_, M>>) {
         let mut size = entries.len().div_ceil(2);
-        loop {
-            let before = answers(entries);
-            let mut first = 0;
-            while first < entries.len() {
-                let weaker = self.forget(entries, first, size);
-                if answers(&weaker) < answers(entries) && self.fails(&weaker) == Some(true) {
-                    *entries = weaker;
-                } else {
-                    first += size;
-                }
-            }
-            if size == 1 && answers(entries) == before {
-                return;
-            }
+        while size > 1 {
+            self.weaken_by(size, ATTEMPT, entries);
             size = size.div_ceil(2);
         }
     }
 
-    /// Whether no single answer more can be forgotten.
-    fn is_minimal(&mut self, entries: &[Entry<'_, M>]) -> bool {
-        (0..entries.len())
-            .filter(|&place| entries[place].returned.is_some())
-            .all(|place| self.fails(&self.forget(entries, place, 1)) == Some(false))
+    /// Forgets answers one at a time. Whether each one left is needed: an answer needed once stays so when others go.
+    fn minimize(&mut self, entries: &mut Vec<Entry<'_, M>>) -> bool {
+        self.weaken_by(1, LAST_ATTEMPT, entries)
+    }
+
+    /// Tries each run of `size` operations; false if some attempt took too long.
+    fn weaken_by(&mut self, size: usize, steps: u64, entries: &mut Vec<Entry<'_, M>>) -> bool {
+        let mut all_known = true;
+        let mut first = 0;
+        while first < entries.len() {
+            let weaker = self.forget(entries, first, size);
+            if answers(&weaker) < answers(entries) {
+                let fails = self.fails(&weaker, steps);
+                all_known &= fails.is_some();
+                if fails == Some(true) {
+                    *entries = weaker;
+                    // What follows has moved up where something went altogether.
+                    continue;
+                }
+            }
+            first += size;
+        }
+        all_known
     }
 
     /// `entries` without the answers of `count` of them; those that never change anything go altogether.
@@ -119,10 +126,8 @@ impl<M: Model> Shrinker<'_, M> {
     }
 
     /// Whether `entries` are not linearizable, if that can be found out.
-    fn fails(&mut self, entries: &[Entry<'_, M>]) -> Option<bool> {
-        let mut steps = ATTEMPT
-            .saturating_add(entries.len() as u64)
-            .min(self.budget.steps);
+    fn fails(&mut self, entries: &[Entry<'_, M>], steps: u64) -> Option<bool> {
+        let mut steps = steps.min(self.budget.steps);
         let granted = steps;
         let raced = race(
             self.model,
