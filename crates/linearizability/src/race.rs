@@ -6,7 +6,10 @@ use crate::wgl::Wgl;
 use crate::{Budget, Engines, Model, Reason};
 
 /// Steps of the first turn.
-const FIRST_TURN: u64 = 256;
+const FIRST_TURN: u64 = 4096;
+
+/// The breadth-first engine gets one step for so many of the other, which is usually the first to know.
+const BREADTH_FIRST_SHARE: u64 = 4;
 
 /// A part and the engines at work on it.
 pub(crate) struct Race<'a, M: Model> {
@@ -25,7 +28,7 @@ impl<'a, M: Model> Race<'a, M> {
         }
     }
 
-    /// Gives each engine `slice` steps of `steps`; `None` if neither is done.
+    /// Gives the engines `slice` steps of `steps`, one of them fewer; `None` if neither is done.
     pub(crate) fn turn(
         &mut self,
         slice: u64,
@@ -37,9 +40,13 @@ impl<'a, M: Model> Race<'a, M> {
             wgl.advance(machine, turn)
         })
         .or_else(|| {
-            run(jit, slice, steps, configurations, |jit, turn| {
-                jit.advance(machine, turn)
-            })
+            run(
+                jit,
+                slice / BREADTH_FIRST_SHARE,
+                steps,
+                configurations,
+                |jit, turn| jit.advance(machine, turn),
+            )
         })
         .map(|answer| Ok(self.decision(answer)))
         .or_else(|| self.is_over().then_some(Err(Reason::Configurations)))

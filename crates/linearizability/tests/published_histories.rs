@@ -107,9 +107,8 @@ fn judge<M>(
                 assert_eq!(decided, Ok(false), "{name}");
             }
             // Among 50 clients, forgetting one answer leaves more orders than the attempts may try.
-            if !counterexample.minimal {
-                eprintln!("NOTMIN {name}");
-            }
+            let may_be_larger = name == "c50-bad" || engines == Engines::JustInTime;
+            assert!(counterexample.minimal || may_be_larger, "{name}");
             assert!(
                 counterexample.answered.len() <= 16,
                 "{name}: {counterexample:?}"
