@@ -1,6 +1,7 @@
 //! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
 
 mod apic;
+mod histories;
 mod hostile_state;
 mod interpreter;
 mod native_unit;
@@ -9,6 +10,7 @@ mod pc_devices;
 mod pci_config;
 
 pub use apic::apic;
+pub use histories::histories;
 pub use interpreter::interpreter;
 pub use native_unit::native_unit;
 pub use page_walk::page_walk;

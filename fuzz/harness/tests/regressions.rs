@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 6] = [
+const TARGETS: [(&str, Target); 7] = [
     ("apic", fuzz_harness::apic),
+    ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
     ("native_unit", fuzz_harness::native_unit),
     ("page_walk", fuzz_harness::page_walk),
