@@ -86,7 +86,20 @@ impl BlockCache {
         if let Some(second) = block.second_page {
             self.attach(second, &block);
         }
-        self.blocks.insert(block.key, block);
+        if let Some(replaced) = self.blocks.insert(block.key, block) {
+            replaced.valid.set(false);
+            self.detach(replaced.key.gpa);
+            if let Some(second) = replaced.second_page {
+                self.detach(second);
+            }
+        }
+    }
+
+    /// Drops the blocks of a page that are no longer valid.
+    fn detach(&mut self, gpa: u64) {
+        if let Some(here) = self.pages.get_mut(&(gpa / PAGE)) {
+            here.retain(|block| block.valid.get());
+        }
     }
 
     fn attach(&mut self, gpa: u64, block: &Rc<Block>) {

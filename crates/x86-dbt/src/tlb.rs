@@ -6,6 +6,8 @@
 use crate::ram::HostPage;
 
 const SETS: usize = 1024;
+/// Notes kept before they are sorted out: twice the slots there are.
+const NOTED_MAX: usize = SETS * 4 * 2;
 /// Never equals a page address.
 const NO_TAG: u64 = 1;
 const PAGE_MASK: u64 = !0xfff;
@@ -102,7 +104,7 @@ impl Tlb {
         let slot = slot(bank, page);
         if !self.first[slot].holds(page) {
             if self.first[slot].is_empty() && self.second[slot].is_empty() {
-                self.filled.push(slot as u16);
+                self.note(slot);
             }
             if self.second[slot].holds(page) {
                 self.second[slot] = Entry::EMPTY;
@@ -120,6 +122,15 @@ impl Tlb {
             physical: (fill.gpa & PAGE_MASK) | u64::from(fill.global),
         };
         self.stats.fills += 1;
+    }
+
+    /// Notes a slot as filled. INVLPG empties slots that stay noted, so a slot can be noted twice.
+    fn note(&mut self, slot: usize) {
+        if self.filled.len() >= NOTED_MAX {
+            self.filled.sort_unstable();
+            self.filled.dedup();
+        }
+        self.filled.push(slot as u16);
     }
 
     /// Forgets everything, or everything that is not global.
@@ -232,6 +243,16 @@ mod tests {
         assert!(readable(&tlb, 0x1000) && !readable(&tlb, 0x2000));
         tlb.flush(false);
         assert!(!readable(&tlb, 0x1000));
+    }
+
+    #[test]
+    fn invalidating_a_page_again_and_again_takes_no_more_memory() {
+        let mut tlb = Tlb::new();
+        for _ in 0..10 * NOTED_MAX {
+            tlb.fill(Bank::Supervisor, fill(0x1000, false), HostPage::NONE);
+            tlb.flush_page(0x1000);
+        }
+        assert!(tlb.filled.len() <= NOTED_MAX);
     }
 
     #[test]

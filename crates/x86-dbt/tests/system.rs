@@ -478,3 +478,33 @@ fn two_runs_from_one_state_are_identical() {
         (second.cpu.retired(), second.read_u32(0x3000))
     );
 }
+
+#[test]
+fn an_instruction_that_crosses_into_a_page_remapped_each_time_is_decoded_each_time() {
+    // mov eax, imm32 with its last two bytes on the next page, then hlt.
+    let mut guest = Guest::long_mode(|a| a.nop().unwrap());
+    let crossing = 0x3ffd;
+    guest.load(crossing, &[0xb8, 0x11, 0x22]);
+    guest.load(0x5000, &[0x33, 0x44, 0xf4]);
+    guest.load(0x6000, &[0x55, 0x66, 0xf4]);
+    // 4 KiB pages: 0x4000 is mapped to 0x5000, then to 0x6000.
+    guest.load(0x10_2000, &0x10_3007u64.to_le_bytes());
+    for page in 0..16u64 {
+        guest.load(0x10_3000 + page * 8, &(page * 0x1000 + 7).to_le_bytes());
+    }
+    for turn in 0..50u64 {
+        let (target, expected) = if turn % 2 == 0 {
+            (0x5000u64, 0x4433_2211)
+        } else {
+            (0x6000, 0x6655_2211)
+        };
+        guest.load(0x10_3000 + 4 * 8, &(target | 7).to_le_bytes());
+        change(&mut guest, |state| {
+            state.registers.rip = crossing;
+            state.halted = false;
+        });
+        assert_eq!(guest.run(), Exit::Halt);
+        assert_eq!(guest.gpr(0), expected);
+    }
+    assert_eq!(guest.cpu.stats().blocks_invalidated, 0);
+}
