@@ -164,7 +164,7 @@ impl Cpu {
     /// The block at CS:RIP.
     #[inline]
     pub(crate) fn block(&mut self, p: &mut dyn Platform) -> Result<Rc<Block>> {
-        let linear = self.base[usize::from(CS)].wrapping_add(self.rip) & self.linear_mask;
+        let linear = self.code_address();
         let user = self.cpl == 3;
         let slot = jump_slot(linear);
         if let Some(jump) = &self.blocks.jumps[slot]
@@ -204,12 +204,16 @@ impl Cpu {
             let Some(second) = block.second_page else {
                 return Ok(block);
             };
-            let next = (linear & !(PAGE - 1)).wrapping_add(PAGE) & self.linear_mask;
+            let next = self.next_page(linear);
             if matches!(self.fetch_target(next)?, Target::Ram { gpa, .. } if gpa == second) {
                 return Ok(block);
             }
         }
         self.decode_block(p, key)
+    }
+
+    fn next_page(&self, linear: u64) -> u64 {
+        (linear & !(PAGE - 1)).wrapping_add(PAGE) & self.linear_mask
     }
 
     fn fetch_target(&mut self, linear: u64) -> Result<Target> {
@@ -224,7 +228,8 @@ impl Cpu {
     /// Decodes to the end of the block or of the page. Only an instruction that starts a block may cross into the
     /// next page, so that a fault there is raised when that instruction is reached and not before.
     fn decode_block(&mut self, p: &mut dyn Platform, key: Key) -> Result<Rc<Block>> {
-        let mut bytes = vec![0; (PAGE - key.linear % PAGE) as usize];
+        let in_page = (PAGE - key.linear % PAGE) as usize;
+        let mut bytes = vec![0; in_page.min(OPS_MAX * INSTRUCTION_MAX)];
         let mut cacheable = self.fetch_bytes(p, key.linear, &mut bytes)?;
         let mut ops = decode::block(
             &bytes,
@@ -235,7 +240,7 @@ impl Cpu {
         );
         let mut second_page = None;
         if ops.is_empty() {
-            let next = (key.linear & !(PAGE - 1)).wrapping_add(PAGE) & self.linear_mask;
+            let next = self.next_page(key.linear);
             if bytes.len() >= INSTRUCTION_MAX {
                 // Longer than 15 bytes: #GP, whatever the bytes are.
                 return Err(GP0);

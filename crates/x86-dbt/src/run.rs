@@ -175,6 +175,7 @@ impl Cpu {
     }
 
     /// The linear address of the next instruction.
+    #[inline(always)]
     pub(crate) fn code_address(&self) -> u64 {
         self.base[usize::from(CS)].wrapping_add(self.rip) & self.linear_mask
     }
