@@ -9,10 +9,12 @@ use rustc_hash::FxHashMap;
 use crate::cpu::{Cpu, EVENT_BREAK};
 use crate::decode::{self, Op};
 use crate::exception::{GP0, Result};
+use crate::frame::MODES;
 use crate::memory::Target;
 use crate::platform::Platform;
 use crate::ram::PAGE;
 use crate::segment::CS;
+use crate::translate::{Mode, UnitId};
 use crate::walk::Kind;
 
 /// Instructions in a block at most: bounds what one write to its page throws away.
@@ -23,7 +25,7 @@ const JUMPS: usize = 1 << 12;
 /// The longest instruction. Intel SDM volume 2, 2.3.11.
 pub(crate) const INSTRUCTION_MAX: usize = 15;
 
-/// A run of instructions that ends at the first that may go elsewhere, or at the end of a page.
+/// A run of instructions that ends at the first that cannot fall through, or at the end of a page.
 pub(crate) struct Block {
     key: Key,
     pub(crate) ops: Box<[Op]>,
@@ -32,6 +34,10 @@ pub(crate) struct Block {
     /// The physical page that the last instruction crosses into.
     second_page: Option<u64>,
     valid: Cell<bool>,
+    /// How often it was looked up to be run.
+    heat: Cell<u32>,
+    /// Its translations by [`crate::translate::Mode`].
+    units: Cell<[Option<UnitId>; MODES]>,
 }
 
 /// A block's identity: the same bytes decode alike only at the same linear address and code size.
@@ -81,18 +87,21 @@ impl BlockCache {
             .is_some_and(|bits| bits >> (page % 64) & 1 != 0)
     }
 
-    fn insert(&mut self, block: Rc<Block>) {
+    /// Keeps `block`; returns the one that had its place.
+    fn insert(&mut self, block: Rc<Block>) -> Option<Rc<Block>> {
         self.attach(block.key.gpa, &block);
         if let Some(second) = block.second_page {
             self.attach(second, &block);
         }
-        if let Some(replaced) = self.blocks.insert(block.key, block) {
+        let replaced = self.blocks.insert(block.key, block);
+        if let Some(replaced) = &replaced {
             replaced.valid.set(false);
             self.detach(replaced.key.gpa);
             if let Some(second) = replaced.second_page {
                 self.detach(second);
             }
         }
+        replaced
     }
 
     /// Drops the blocks of a page that are no longer valid.
@@ -110,18 +119,18 @@ impl BlockCache {
         }
     }
 
-    /// Throws away the blocks with bytes in `[gpa, gpa + len)`, all on one page; returns how many.
-    fn invalidate(&mut self, gpa: u64, len: u64) -> u64 {
+    /// Throws away the blocks with bytes in `[gpa, gpa + len)`, all on one page, and hands them over.
+    fn invalidate(&mut self, gpa: u64, len: u64) -> Vec<Rc<Block>> {
         let page = gpa / PAGE;
         let Entry::Occupied(mut here) = self.pages.entry(page) else {
-            return 0;
+            return Vec::new();
         };
-        let mut gone = 0;
+        let mut gone = Vec::new();
         here.get_mut().retain(|block| {
             let hit = block.valid.get() && block.overlaps(gpa, len);
             if hit {
                 block.valid.set(false);
-                gone += 1;
+                gone.push(Rc::clone(block));
                 if let Entry::Occupied(entry) = self.blocks.entry(block.key)
                     && Rc::ptr_eq(entry.get(), block)
                 {
@@ -149,6 +158,46 @@ impl BlockCache {
 }
 
 impl Block {
+    /// The linear address of its first instruction.
+    pub(crate) fn linear(&self) -> u64 {
+        self.key.linear
+    }
+
+    pub(crate) fn gpa(&self) -> u64 {
+        self.key.gpa
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    pub(crate) fn is_in_one_page(&self) -> bool {
+        self.second_page.is_none()
+    }
+
+    pub(crate) fn is_valid(&self) -> bool {
+        self.valid.get()
+    }
+
+    /// Counts one more run; how many there were.
+    pub(crate) fn warm(&self) -> u32 {
+        self.heat.replace(self.heat.get().saturating_add(1))
+    }
+
+    pub(crate) fn unit(&self, mode: Mode) -> Option<UnitId> {
+        self.units.get()[mode.index()]
+    }
+
+    pub(crate) fn set_unit(&self, mode: Mode, unit: Option<UnitId>) {
+        let mut units = self.units.get();
+        units[mode.index()] = unit;
+        self.units.set(units);
+    }
+
+    pub(crate) fn units(&self) -> impl Iterator<Item = UnitId> {
+        self.units.get().into_iter().flatten()
+    }
+
     fn overlaps(&self, gpa: u64, len: u64) -> bool {
         let start = self.key.gpa;
         let in_first = self.len.min(PAGE - start % PAGE);
@@ -265,6 +314,8 @@ impl Cpu {
             len,
             second_page,
             valid: Cell::new(cacheable),
+            heat: Cell::new(0),
+            units: Cell::new([None; MODES]),
         });
         self.stats.blocks_decoded += 1;
         if cacheable {
@@ -275,7 +326,7 @@ impl Cpu {
 
     fn keep(&mut self, block: &Rc<Block>) {
         if self.blocks.blocks.len() >= BLOCKS_MAX {
-            self.blocks.clear();
+            self.forget_code();
         }
         for page in [Some(block.key.gpa), block.second_page]
             .into_iter()
@@ -285,7 +336,11 @@ impl Cpu {
                 self.tlb.protect(page);
             }
         }
-        self.blocks.insert(Rc::clone(block));
+        if let Some(replaced) = self.blocks.insert(Rc::clone(block)) {
+            for unit in replaced.units() {
+                self.translator.detach(&mut self.tlb.frame, unit);
+            }
+        }
     }
 
     /// Reads code bytes that lie on one page; whether they came from RAM, and so may be kept.
@@ -324,8 +379,11 @@ impl Cpu {
             let part = (end - at).min(PAGE - at % PAGE);
             if self.blocks.has_code(at) {
                 let gone = self.blocks.invalidate(at, part);
-                self.stats.blocks_invalidated += gone;
-                if gone > 0 {
+                self.stats.blocks_invalidated += gone.len() as u64;
+                for unit in gone.iter().flat_map(|block| block.units()) {
+                    self.translator.detach(&mut self.tlb.frame, unit);
+                }
+                if !gone.is_empty() {
                     self.events |= EVENT_BREAK;
                 }
             }
@@ -336,6 +394,7 @@ impl Cpu {
     /// Forgets all decoded code, when native stubs that it names are gone.
     pub(crate) fn forget_code(&mut self) {
         self.blocks.clear();
+        self.translator.reset(&mut self.tlb.frame);
         self.events |= EVENT_BREAK;
     }
 }

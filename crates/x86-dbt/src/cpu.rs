@@ -12,6 +12,7 @@ use crate::native::{FxState, NativeIo, NativeUnit};
 use crate::ram::Ram;
 use crate::segment::{BIG, CS, LONG, SS, Segment};
 use crate::tlb::{Bank, Tlb};
+use crate::translate::Translator;
 
 // CR0. Intel SDM volume 3, 2.5.
 pub(crate) const CR0_PE: u64 = 1 << 0;
@@ -143,6 +144,7 @@ pub struct Cpu {
 
     pub(crate) native: NativeUnit,
     pub(crate) blocks: BlockCache,
+    pub(crate) translator: Translator,
     pub(crate) cpuid: Cpuid,
     pub(crate) ram: Ram,
     pub(crate) stats: Stats,
@@ -170,7 +172,7 @@ impl Cpu {
     ///
     /// # Errors
     ///
-    /// When the host refuses the memory for native stubs.
+    /// When the host refuses the memory for native stubs or for the TLB.
     pub fn new(cpuid: Cpuid, ram: Ram) -> std::io::Result<Self> {
         let mut cpu = Self {
             regs: [0; 32],
@@ -191,7 +193,7 @@ impl Cpu {
             partial_reps: 0,
             deadline: 0,
             limit: 0,
-            tlb: Tlb::new(),
+            tlb: Tlb::new()?,
             seg: [Segment::real(0); 6],
             ldtr: Segment {
                 attributes: 0x82,
@@ -230,6 +232,7 @@ impl Cpu {
             io: Box::default(),
             native: NativeUnit::new()?,
             blocks: BlockCache::new(ram.end()),
+            translator: Translator::new()?,
             cpuid,
             ram,
             stats: Stats::default(),

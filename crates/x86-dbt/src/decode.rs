@@ -97,7 +97,7 @@ pub(crate) struct Op {
     pub(crate) has_memory: bool,
 }
 
-/// Decodes the instructions in `bytes`, which lie at `linear`, up to `most` or to the first that may not fall through.
+/// Decodes the instructions in `bytes`, which lie at `linear`, up to `most` or to the first that cannot fall through.
 /// Empty if not even one is complete.
 pub(crate) fn block(
     bytes: &[u8],
@@ -118,11 +118,19 @@ pub(crate) fn block(
         let own = &bytes[start..decoder.position()];
         let op = lower(&instruction, own, code_bits, native);
         ops.push(op);
-        if instruction.flow_control() != FlowControl::Next {
+        if !falls_through(&instruction) {
             break;
         }
     }
     ops
+}
+
+/// Whether the next instruction may be the one behind.
+pub(crate) fn falls_through(i: &Instruction) -> bool {
+    matches!(
+        i.flow_control(),
+        FlowControl::Next | FlowControl::ConditionalBranch
+    )
 }
 
 fn lower(i: &Instruction, bytes: &[u8], code_bits: u8, native: &mut NativeUnit) -> Op {

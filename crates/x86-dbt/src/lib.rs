@@ -10,6 +10,7 @@ compile_error!(
 );
 
 mod alu;
+mod arena;
 mod block;
 mod cpu;
 mod cpuid;
@@ -17,6 +18,7 @@ mod debug;
 mod decode;
 mod exception;
 mod flags;
+mod frame;
 mod memory;
 mod msr;
 pub mod native;
@@ -27,6 +29,7 @@ mod run;
 mod segment;
 mod state;
 mod tlb;
+mod translate;
 mod walk;
 
 pub use cpu::{Cpu, Stats, TableRegister};
@@ -41,3 +44,4 @@ pub use run::Exit;
 pub use segment::Segment;
 pub use state::{Registers, State};
 pub use tlb::TlbStats;
+pub use translate::TranslatorStats;

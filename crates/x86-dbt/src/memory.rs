@@ -284,7 +284,7 @@ impl Cpu {
             if tag == linear & !OFFSET {
                 return Ok(Target::Ram {
                     host: entry.host,
-                    gpa: entry.gpa(linear),
+                    gpa: self.tlb.physical(bank, linear),
                 });
             }
             if !self.tlb.promote(bank, linear) {

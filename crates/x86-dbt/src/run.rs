@@ -120,10 +120,14 @@ impl Cpu {
         if !self.block_within_code_segment(&block) {
             return self.run_one(p);
         }
+        if self.run_translated(p, &block) {
+            return;
+        }
         let budget = usize::try_from(self.deadline - self.ticks).unwrap_or(usize::MAX);
         let ops = &block.ops[..block.ops.len().min(budget)];
         for op in ops {
-            self.next_rip = self.rip.wrapping_add(u64::from(op.len)) & self.ip_mask;
+            let behind = self.rip.wrapping_add(u64::from(op.len)) & self.ip_mask;
+            self.next_rip = behind;
             match (op.handler)(self, p, op) {
                 Ok(()) => {
                     self.rip = self.next_rip;
@@ -131,7 +135,7 @@ impl Cpu {
                 }
                 Err(exception) => return self.raise(p, exception, Origin::Fault),
             }
-            if self.events != 0 {
+            if self.events != 0 || self.rip != behind {
                 return;
             }
         }

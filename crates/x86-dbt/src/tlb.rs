@@ -3,13 +3,16 @@
 //! A tag is a linear page number shifted up, so that a compare is the whole permission check: an entry whose
 //! page may not be written simply has no write tag.
 
+use std::io;
+
+use crate::frame::{ENTRIES, Frame};
 use crate::ram::HostPage;
 
 const SETS: usize = 1024;
 /// Notes kept before they are sorted out: twice the slots there are.
-const NOTED_MAX: usize = SETS * 4 * 2;
-/// Never equals a page address.
-const NO_TAG: u64 = 1;
+const NOTED_MAX: usize = ENTRIES * 2;
+/// INVLPGs noted for the jump caches before they become a flush.
+const PAGES_MAX: usize = 32;
 const PAGE_MASK: u64 = !0xfff;
 
 /// Which translations an access may use.
@@ -26,16 +29,27 @@ pub(crate) enum Bank {
     Slow = 3,
 }
 
-/// One translation. The tags hold the linear page address where that kind of access is allowed.
+/// One translation. The tags hold the linear page address where that kind of access is allowed, and elsewhere
+/// [`no_tag`].
 #[derive(Clone, Copy)]
+#[repr(C)]
 pub(crate) struct Entry {
     pub(crate) read: u64,
     pub(crate) write: u64,
-    pub(crate) fetch: u64,
     pub(crate) host: HostPage,
-    /// The guest-physical page, and in bit 0 whether the translation is global.
-    physical: u64,
+    pub(crate) fetch: u64,
 }
+
+/// The second way: what the first way's entry displaced, and where its page is.
+#[derive(Clone, Copy)]
+struct Displaced {
+    entry: Entry,
+    physical: Physical,
+}
+
+/// The guest-physical page, and in bit 0 whether the translation is global.
+#[derive(Clone, Copy, Default)]
+struct Physical(u64);
 
 /// What a walk found, as the TLB stores it.
 #[derive(Clone, Copy, Debug)]
@@ -49,15 +63,28 @@ pub(crate) struct Fill {
 }
 
 pub(crate) struct Tlb {
-    /// `[bank][set]`, the way that is tried inline.
-    first: Box<[Entry]>,
-    /// The second way: what the first way's entry displaced.
-    second: Box<[Entry]>,
+    /// Holds `[bank][set]`, the way that is tried inline, where translated code reaches it.
+    pub(crate) frame: Frame,
+    /// Beside the first way.
+    physical: Box<[Physical]>,
+    second: Box<[Displaced]>,
     /// Slots that may hold something, so that a flush costs what was filled.
     filled: Vec<u16>,
     /// Changes whenever a translation may have gone: what caches lookups by linear address compares it.
     pub(crate) epoch: u64,
+    /// What has gone since it was last asked for.
+    gone: Gone,
     pub(crate) stats: TlbStats,
+}
+
+/// Translations that are gone, for those who keep something by linear address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// These pages.
+    pub(crate) pages: Vec<u64>,
+    /// Everything that is not global.
+    pub(crate) local: bool,
+    pub(crate) all: bool,
 }
 
 /// What the TLB did.
@@ -72,29 +99,51 @@ pub struct TlbStats {
 }
 
 impl Tlb {
-    pub(crate) fn new() -> Self {
-        let empty = vec![Entry::EMPTY; SETS * 4].into_boxed_slice();
-        Self {
-            second: empty.clone(),
-            first: empty,
+    pub(crate) fn new() -> io::Result<Self> {
+        let mut frame = Frame::new()?;
+        for (slot, entry) in frame.entries_mut().iter_mut().enumerate() {
+            *entry = Entry::empty(slot);
+        }
+        let second = (0..ENTRIES).map(|slot| Displaced {
+            entry: Entry::empty(slot),
+            physical: Physical::default(),
+        });
+        Ok(Self {
+            frame,
+            physical: vec![Physical::default(); ENTRIES].into_boxed_slice(),
+            second: second.collect(),
             filled: Vec::new(),
             epoch: 1,
+            gone: Gone::default(),
             stats: TlbStats::default(),
-        }
+        })
     }
 
     #[inline(always)]
     pub(crate) fn entry(&self, bank: Bank, linear: u64) -> &Entry {
-        &self.first[slot(bank, linear) & (SETS * 4 - 1)]
+        &self.frame.entries()[slot(bank, linear) & (ENTRIES - 1)]
+    }
+
+    /// The guest-physical address of `linear`, which must hit in the first way.
+    pub(crate) fn physical(&self, bank: Bank, linear: u64) -> u64 {
+        self.physical[slot(bank, linear)].page() | (linear & !PAGE_MASK)
+    }
+
+    /// Whether code is fetched from `linear` through a translation known to be global.
+    pub(crate) fn is_global_fetch(&self, bank: Bank, linear: u64) -> bool {
+        let slot = slot(bank, linear);
+        self.frame.entries()[slot].fetch == linear & PAGE_MASK && self.physical[slot].is_global()
     }
 
     /// Looks in the second way; a hit changes places with the first.
     pub(crate) fn promote(&mut self, bank: Bank, linear: u64) -> bool {
         let slot = slot(bank, linear);
-        if !self.second[slot].holds(linear & PAGE_MASK) {
+        if !self.second[slot].entry.holds(linear & PAGE_MASK) {
             return false;
         }
-        std::mem::swap(&mut self.first[slot], &mut self.second[slot]);
+        let second = &mut self.second[slot];
+        std::mem::swap(&mut self.frame.entries_mut()[slot], &mut second.entry);
+        std::mem::swap(&mut self.physical[slot], &mut second.physical);
         self.stats.second_way_hits += 1;
         true
     }
@@ -102,25 +151,31 @@ impl Tlb {
     pub(crate) fn fill(&mut self, bank: Bank, fill: Fill, host: HostPage) {
         let page = fill.linear & PAGE_MASK;
         let slot = slot(bank, page);
-        if !self.first[slot].holds(page) {
-            if self.first[slot].is_empty() && self.second[slot].is_empty() {
+        let first = self.frame.entries()[slot];
+        if !first.holds(page) {
+            let second = &mut self.second[slot];
+            let was_empty = first.is_empty(slot) && second.entry.is_empty(slot);
+            if second.entry.holds(page) {
+                second.entry = Entry::empty(slot);
+            }
+            if !first.is_empty(slot) {
+                *second = Displaced {
+                    entry: first,
+                    physical: self.physical[slot],
+                };
+            }
+            if was_empty {
                 self.note(slot);
             }
-            if self.second[slot].holds(page) {
-                self.second[slot] = Entry::EMPTY;
-            }
-            if !self.first[slot].is_empty() {
-                self.second[slot] = self.first[slot];
-            }
         }
-        let tag = |allowed| if allowed { page } else { NO_TAG };
-        self.first[slot] = Entry {
+        let tag = |allowed| if allowed { page } else { no_tag(slot) };
+        self.frame.entries_mut()[slot] = Entry {
             read: tag(fill.read),
             write: tag(fill.write),
             fetch: tag(fill.fetch),
             host,
-            physical: (fill.gpa & PAGE_MASK) | u64::from(fill.global),
         };
+        self.physical[slot] = Physical((fill.gpa & PAGE_MASK) | u64::from(fill.global));
         self.stats.fills += 1;
     }
 
@@ -136,71 +191,105 @@ impl Tlb {
     /// Forgets everything, or everything that is not global.
     pub(crate) fn flush(&mut self, keep_global: bool) {
         let mut filled = std::mem::take(&mut self.filled);
+        let first = self.frame.entries_mut();
         filled.retain(|&slot| {
             let slot = usize::from(slot);
-            for way in [&mut self.first, &mut self.second] {
-                if !keep_global || way[slot].physical & 1 == 0 {
-                    way[slot] = Entry::EMPTY;
-                }
+            if !keep_global || !self.physical[slot].is_global() {
+                first[slot] = Entry::empty(slot);
             }
-            !(self.first[slot].is_empty() && self.second[slot].is_empty())
+            let second = &mut self.second[slot];
+            if !keep_global || !second.physical.is_global() {
+                second.entry = Entry::empty(slot);
+            }
+            !(first[slot].is_empty(slot) && second.entry.is_empty(slot))
         });
         self.filled = filled;
         self.epoch += 1;
         self.stats.flushes += 1;
+        self.gone.local = true;
+        self.gone.all |= !keep_global;
     }
 
     /// INVLPG: forgets one page in every bank.
     pub(crate) fn flush_page(&mut self, linear: u64) {
+        let page = linear & PAGE_MASK;
         for bank in [Bank::Supervisor, Bank::User, Bank::SupervisorAc] {
             let slot = slot(bank, linear);
-            for way in [&mut self.first, &mut self.second] {
-                if way[slot].holds(linear & PAGE_MASK) {
-                    way[slot] = Entry::EMPTY;
+            let first = &mut self.frame.entries_mut()[slot];
+            for entry in [first, &mut self.second[slot].entry] {
+                if entry.holds(page) {
+                    *entry = Entry::empty(slot);
                 }
             }
         }
         self.epoch += 1;
+        if self.gone.pages.len() < PAGES_MAX {
+            self.gone.pages.push(page);
+        } else {
+            self.gone.all = true;
+        }
+    }
+
+    /// Takes what has gone since this was last asked.
+    pub(crate) fn take_gone(&mut self) -> Gone {
+        std::mem::take(&mut self.gone)
     }
 
     /// Takes the write permission from every entry of the guest-physical page `gpa`: code was found there.
     pub(crate) fn protect(&mut self, gpa: u64) {
+        let page = gpa & PAGE_MASK;
+        let first = self.frame.entries_mut();
         for &slot in &self.filled {
-            for way in [&mut self.first, &mut self.second] {
-                let entry = &mut way[usize::from(slot)];
-                if entry.physical & PAGE_MASK == gpa & PAGE_MASK {
-                    entry.write = NO_TAG;
-                }
+            let slot = usize::from(slot);
+            if self.physical[slot].page() == page {
+                first[slot].write = no_tag(slot);
+            }
+            let second = &mut self.second[slot];
+            if second.physical.page() == page {
+                second.entry.write = no_tag(slot);
             }
         }
     }
 }
 
 impl Entry {
-    const EMPTY: Self = Self {
-        read: NO_TAG,
-        write: NO_TAG,
-        fetch: NO_TAG,
-        host: HostPage::NONE,
-        physical: 0,
-    };
+    fn empty(slot: usize) -> Self {
+        Self {
+            read: no_tag(slot),
+            write: no_tag(slot),
+            fetch: no_tag(slot),
+            host: HostPage::NONE,
+        }
+    }
 
     fn holds(&self, page: u64) -> bool {
         self.read == page || self.write == page || self.fetch == page
     }
 
-    fn is_empty(&self) -> bool {
-        self.read & self.write & self.fetch == NO_TAG
-    }
-
-    /// The guest-physical address of `linear`, which must be on this entry's page.
-    pub(crate) fn gpa(&self, linear: u64) -> u64 {
-        (self.physical & PAGE_MASK) | (linear & !PAGE_MASK)
+    fn is_empty(&self, slot: usize) -> bool {
+        let none = no_tag(slot);
+        self.read == none && self.write == none && self.fetch == none
     }
 }
 
+impl Physical {
+    fn page(self) -> u64 {
+        self.0 & PAGE_MASK
+    }
+
+    fn is_global(self) -> bool {
+        self.0 & 1 != 0
+    }
+}
+
+/// The tag of what is not allowed: a page of another set, so that no address that is looked up in `slot`, canonical
+/// or not, is within a page of it.
+fn no_tag(slot: usize) -> u64 {
+    ((slot as u64 & (SETS as u64 - 1)) ^ 1) << 12
+}
+
 #[inline(always)]
-fn slot(bank: Bank, linear: u64) -> usize {
+pub(crate) fn slot(bank: Bank, linear: u64) -> usize {
     (bank as usize) * SETS + ((linear >> 12) as usize & (SETS - 1))
 }
 
@@ -225,7 +314,7 @@ mod tests {
 
     #[test]
     fn two_aliasing_pages_stay_both() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::new().unwrap();
         let (a, b) = (0x1000, 0x1000 + 4096 * SETS as u64);
         tlb.fill(Bank::Supervisor, fill(a, false), HostPage::NONE);
         tlb.fill(Bank::Supervisor, fill(b, false), HostPage::NONE);
@@ -236,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_flush_keeps_global_entries_when_asked() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::new().unwrap();
         tlb.fill(Bank::Supervisor, fill(0x1000, true), HostPage::NONE);
         tlb.fill(Bank::Supervisor, fill(0x2000, false), HostPage::NONE);
         tlb.flush(true);
@@ -247,7 +336,7 @@ mod tests {
 
     #[test]
     fn invalidating_a_page_again_and_again_takes_no_more_memory() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::new().unwrap();
         for _ in 0..10 * NOTED_MAX {
             tlb.fill(Bank::Supervisor, fill(0x1000, false), HostPage::NONE);
             tlb.flush_page(0x1000);
@@ -257,10 +346,10 @@ mod tests {
 
     #[test]
     fn protecting_a_page_takes_only_its_write_tag() {
-        let mut tlb = Tlb::new();
+        let mut tlb = Tlb::new().unwrap();
         tlb.fill(Bank::Supervisor, fill(0x1000, false), HostPage::NONE);
         tlb.protect(0x5123);
         assert!(readable(&tlb, 0x1000));
-        assert_eq!(tlb.entry(Bank::Supervisor, 0x1000).write, NO_TAG);
+        assert_ne!(tlb.entry(Bank::Supervisor, 0x1000).write, 0x1000);
     }
 }

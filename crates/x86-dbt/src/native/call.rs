@@ -1,6 +1,6 @@
 //! Running a stub.
 
-use super::arena::{Arena, StubHandle};
+use crate::arena::{Arena, StubHandle};
 use super::fx_state::FxState;
 use super::io::NativeIo;
 

@@ -15,6 +15,11 @@ pub struct FxState {
 }
 
 impl FxState {
+    /// Offset of XMM0 in the image; the others follow.
+    pub(crate) const XMM0: usize = XMM;
+    /// Offset of MXCSR in the image.
+    pub(crate) const MXCSR_OFFSET: usize = MXCSR;
+
     /// The state after power-on or RESET: FCW 0x40, every tag valid with +0.0, MXCSR 0x1f80
     /// (SDM volume 3, table 10-1).
     #[must_use]
@@ -225,7 +230,7 @@ impl FxState {
         self.set_fcw(self.fcw());
     }
 
-    pub(super) fn image_mut(&mut self) -> &mut [u8; 512] {
+    pub(crate) fn image_mut(&mut self) -> &mut [u8; 512] {
         &mut self.image
     }
 

@@ -2,7 +2,7 @@
 
 use iced_x86::{CpuidFeature, Register};
 
-use super::arena::StubHandle;
+use crate::arena::StubHandle;
 use super::soft::Soft;
 
 /// The operands of one execution. The interpreter fills the inputs that [`NativeOp`] names, and takes the outputs.
@@ -130,6 +130,13 @@ pub struct NativeOp {
     /// The CPUID features all of which the guest must have been given, else #UD.
     pub features: &'static [CpuidFeature],
     pub(super) run: Run,
+}
+
+impl NativeOp {
+    /// Whether it touches nothing but the registers it names and, maybe, MXCSR.
+    pub(crate) fn is_xmm(&self) -> bool {
+        matches!(self.run, Run::Xmm { .. })
+    }
 }
 
 /// How an operation runs.

@@ -9,8 +9,6 @@
 
 #![deny(unsafe_code)]
 
-#[expect(unsafe_code, reason = "maps memory")]
-mod arena;
 #[expect(unsafe_code, reason = "calls assembled code")]
 mod call;
 mod describe;
@@ -26,7 +24,7 @@ use std::io::Error;
 
 use iced_x86::{CpuidFeature, Instruction, InstructionInfoFactory};
 
-use arena::{Arena, StubHandle};
+use crate::arena::{Arena, StubHandle};
 use describe::{Description, Operands, Shape};
 use io::{FxKind, Run};
 use soft::Soft;

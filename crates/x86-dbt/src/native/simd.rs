@@ -1,6 +1,6 @@
 //! SIMD floating-point exceptions: run masked, then decide (SDM volume 1, 11.5).
 
-use super::arena::StubHandle;
+use crate::arena::StubHandle;
 use super::fx_state::{FxState, MXCSR_FLAGS};
 use super::io::{NativeIo, NativeOp, NativeOutcome};
 use super::{NativeUnit, done, merge_flags};

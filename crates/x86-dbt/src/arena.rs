@@ -9,7 +9,7 @@ use std::ptr;
 /// The executable mapping has an inaccessible page on either side. When the budget is used up the owner
 /// calls [`Arena::flush`]; handles of the generation before are refused afterwards.
 #[derive(Debug)]
-pub(super) struct Arena {
+pub(crate) struct Arena {
     writable: Mapping,
     executable: Mapping,
     used: usize,
@@ -18,14 +18,14 @@ pub(super) struct Arena {
 
 /// Where a stub starts, and when it was put there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StubHandle {
-    offset: u32,
+pub(crate) struct StubHandle {
+    pub(crate) offset: u32,
     generation: u32,
 }
 
 impl Arena {
     /// Maps `budget` bytes, rounded up to whole pages.
-    pub(super) fn new(budget: usize) -> io::Result<Self> {
+    pub(crate) fn new(budget: usize) -> io::Result<Self> {
         let len = budget.next_multiple_of(PAGE);
         assert!(u32::try_from(len).is_ok(), "a handle's offset has 32 bits");
         let memory = memfd(len)?;
@@ -42,7 +42,7 @@ impl Arena {
     }
 
     /// Copies `code` in; `None` when the budget does not hold it.
-    pub(super) fn push(&mut self, code: &[u8]) -> Option<StubHandle> {
+    pub(crate) fn push(&mut self, code: &[u8]) -> Option<StubHandle> {
         let offset = self.used;
         let end = offset.checked_add(code.len())?;
         if end > self.writable.len {
@@ -60,8 +60,22 @@ impl Arena {
         })
     }
 
+    /// Overwrites four bytes of a stub, `offset` bytes from the start of the arena: the distance of a jump.
+    ///
+    /// # Panics
+    ///
+    /// When the bytes are not inside what was pushed.
+    pub(crate) fn patch(&mut self, offset: u32, bytes: [u8; 4]) {
+        let offset = offset as usize;
+        assert!(offset + bytes.len() <= self.used);
+        let at = self.writable.inner().wrapping_add(offset);
+        // SAFETY: the bytes are within the writable mapping (asserted), which `&mut self` owns alone.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
+        serialize();
+    }
+
     /// Forgets every stub. Their handles no longer resolve.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.used = 0;
         self.generation = self
             .generation
@@ -71,7 +85,7 @@ impl Arena {
 
     /// The address to call, `None` for a handle from before the last flush.
     #[inline]
-    pub(super) fn resolve(&self, handle: StubHandle) -> Option<*const u8> {
+    pub(crate) fn resolve(&self, handle: StubHandle) -> Option<*const u8> {
         (handle.generation == self.generation).then(|| {
             self.executable
                 .inner()
@@ -80,14 +94,23 @@ impl Arena {
         })
     }
 
-    pub(super) fn generation(&self) -> u32 {
+    /// The address of code at `offset`, as [`StubHandle::offset`] has it.
+    pub(crate) fn address(&self, offset: u32) -> *const u8 {
+        debug_assert!((offset as usize) < self.used);
+        self.executable
+            .inner()
+            .cast_const()
+            .wrapping_add(offset as usize)
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
         self.generation
     }
 }
 
 /// A reserved address range: an inaccessible page, `len` bytes, an inaccessible page.
 #[derive(Debug)]
-struct Mapping {
+pub(crate) struct Mapping {
     base: *mut u8,
     len: usize,
 }
@@ -98,7 +121,8 @@ unsafe impl Send for Mapping {}
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    fn reserve(len: usize) -> io::Result<Self> {
+    /// Reserves the range; nothing in it can be reached yet.
+    pub(crate) fn reserve(len: usize) -> io::Result<Self> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         // SAFETY: no address is asked for, so the kernel picks a range that nothing else uses.
         let base = unsafe {
@@ -132,7 +156,23 @@ impl Mapping {
         }
     }
 
-    fn inner(&self) -> *mut u8 {
+    /// Makes `len` bytes from `from` on fresh zeroed memory. Both must be whole pages inside the range.
+    pub(crate) fn allocate(&self, from: usize, len: usize) -> io::Result<()> {
+        assert!(from.is_multiple_of(PAGE) && len.is_multiple_of(PAGE) && from + len <= self.len);
+        let at = self.inner().wrapping_add(from);
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED | libc::MAP_NORESERVE;
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: MAP_FIXED replaces only pages inside the range that `reserve` obtained for this value.
+        let mapped = unsafe { libc::mmap(at.cast(), len, protection, flags, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// The first byte after the inaccessible page in front.
+    pub(crate) fn inner(&self) -> *mut u8 {
         self.base.wrapping_add(PAGE)
     }
 }
@@ -167,9 +207,28 @@ fn memfd_create(flags: libc::c_uint) -> io::Result<OwnedFd> {
 }
 
 /// Makes code that was written through another address safe to run (SDM volume 3, 9.1.3: a different linear
-/// address asks for a serializing instruction).
+/// address asks for a serializing instruction). IRET to the next instruction serializes as CPUID does (9.3), and
+/// costs no exit where the host is itself a guest.
 fn serialize() {
-    let _ = core::arch::x86_64::__cpuid(0);
+    // SAFETY: the five words on the stack are a frame that returns to the label behind with SS, RSP, RFLAGS and CS
+    // as they are; the block uses the stack (no `nostack`), so the red zone is not live.
+    unsafe {
+        core::arch::asm!(
+            "mov {t}, rsp",
+            "mov {s:e}, ss",
+            "push {s}",
+            "push {t}",
+            "pushfq",
+            "mov {s:e}, cs",
+            "push {s}",
+            "lea {s}, [rip + 2f]",
+            "push {s}",
+            "iretq",
+            "2:",
+            t = out(reg) _,
+            s = out(reg) _,
+        );
+    }
 }
 
 const PAGE: usize = 4096;

@@ -1,0 +1,155 @@
+//! What translated code addresses through RSP: its registers' homes, the soft TLB's first way, and the jump caches.
+//!
+//! While translated code runs, RSP is [`Frame::base`] and never a guest's value, so that a signal that the host
+//! delivers at that moment finds a real stack: the room below the header.
+//!
+//! ```text
+//! guard | signal stack | header | TLB entries | jump caches | guard
+//!                      ^ RSP
+//! ```
+
+use std::io;
+
+use crate::arena::Mapping;
+use crate::tlb::Entry;
+
+/// TLB entries: four banks of 1,024 sets.
+pub(crate) const ENTRIES: usize = 4096;
+/// Entries of one jump cache, indexed by the low 16 bits of a linear address.
+pub(crate) const JUMPS: usize = 1 << 16;
+/// Jump caches, one for each [`crate::translate::Mode`].
+pub(crate) const MODES: usize = 8;
+
+/// Offset of the TLB from RSP.
+pub(crate) const TLB: usize = 4096;
+/// Offset of the first jump cache from RSP.
+pub(crate) const JUMP_CACHES: usize = TLB + ENTRIES * size_of::<Entry>();
+/// Bytes of one jump cache.
+pub(crate) const JUMP_CACHE_BYTES: usize = JUMPS * size_of::<Jump>();
+
+/// Room for signal handlers, which may need an AVX-512 frame and more.
+const SIGNAL_STACK: usize = 256 << 10;
+const BYTES: usize = SIGNAL_STACK + JUMP_CACHES + MODES * JUMP_CACHE_BYTES;
+
+/// The words that translated code and the code around it share.
+#[repr(C)]
+pub(crate) struct Header {
+    /// The guest's status flags while translated code runs: AH as LAHF makes it, and OF in AL.
+    pub(crate) flags: u64,
+    /// Guest R13, R14 and R15, whose host registers are taken.
+    pub(crate) homes: [u64; 3],
+    /// Instructions left before the deadline; charged when a unit is entered.
+    pub(crate) budget: i64,
+    pub(crate) fs_base: u64,
+    pub(crate) gs_base: u64,
+    pub(crate) temporary: [u64; 2],
+    /// Which instruction [`crate::translate`] is to simulate.
+    pub(crate) site: u64,
+    /// The link through which translated code was left, or [`NO_LINK`].
+    pub(crate) link: u64,
+    /// 1 while the guest's XMM registers and MXCSR are in the host's.
+    pub(crate) xmm_live: u64,
+    pub(crate) host_mxcsr: u64,
+    /// Where to go on after a simulated instruction.
+    pub(crate) resume: u64,
+    pub(crate) host_rsp: u64,
+    /// RIP, when translated code is left by an exit.
+    pub(crate) rip: u64,
+    /// `Cpu::regs` and the FXSAVE image.
+    pub(crate) regs: *mut u64,
+    pub(crate) fx: *mut u8,
+    /// What `simulate` is called with.
+    pub(crate) call: *mut u8,
+    /// Entry points of the code around translated code.
+    pub(crate) exit: usize,
+    pub(crate) simulate: usize,
+    pub(crate) load_xmm: usize,
+}
+
+/// [`Header::link`]: not left through a link.
+pub(crate) const NO_LINK: u64 = u64::MAX;
+
+/// Where an indirect jump to `linear` goes on in translated code.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Jump {
+    pub(crate) linear: u64,
+    pub(crate) code: *const u8,
+}
+
+pub(crate) struct Frame {
+    mapping: Mapping,
+}
+
+impl Frame {
+    /// # Errors
+    ///
+    /// When the host refuses the memory.
+    pub(crate) fn new() -> io::Result<Self> {
+        let mapping = Mapping::reserve(BYTES)?;
+        mapping.allocate(0, BYTES)?;
+        let mut frame = Self { mapping };
+        for mode in 0..MODES {
+            // Zeroes match only the address zero, whose slot this is.
+            frame.forget_jump(mode, 0);
+        }
+        Ok(frame)
+    }
+
+    /// What RSP is in translated code.
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.mapping.inner().wrapping_add(SIGNAL_STACK)
+    }
+
+    pub(crate) fn header(&mut self) -> &mut Header {
+        let at = self.base().cast::<Header>();
+        // SAFETY: the header lies in this frame's own memory, page-aligned, and every bit pattern is a `Header`; the
+        // borrow of `self` keeps translated code, which also writes it, from running meanwhile.
+        unsafe { &mut *at }
+    }
+
+    #[inline(always)]
+    pub(crate) fn entries(&self) -> &[Entry; ENTRIES] {
+        let at = self.base().wrapping_add(TLB).cast::<[Entry; ENTRIES]>();
+        // SAFETY: the table lies in this frame's own memory, page-aligned, and every bit pattern is an `Entry`.
+        unsafe { &*at }
+    }
+
+    #[inline(always)]
+    pub(crate) fn entries_mut(&mut self) -> &mut [Entry; ENTRIES] {
+        let at = self.base().wrapping_add(TLB).cast::<[Entry; ENTRIES]>();
+        // SAFETY: as in `entries`, and `&mut self` is the only way to it.
+        unsafe { &mut *at }
+    }
+
+    fn jumps(&mut self, mode: usize) -> &mut [Jump; JUMPS] {
+        assert!(mode < MODES);
+        let offset = JUMP_CACHES + mode * JUMP_CACHE_BYTES;
+        let at = self.base().wrapping_add(offset).cast::<[Jump; JUMPS]>();
+        // SAFETY: as in `entries_mut`; `mode` was checked.
+        unsafe { &mut *at }
+    }
+
+    /// Remembers that jumps to `linear` go on at `code`; `false` when that was known.
+    pub(crate) fn remember_jump(&mut self, mode: usize, linear: u64, code: *const u8) -> bool {
+        let jump = &mut self.jumps(mode)[jump_slot(linear)];
+        let new = jump.linear != linear || jump.code != code;
+        *jump = Jump { linear, code };
+        new
+    }
+
+    pub(crate) fn forget_jump(&mut self, mode: usize, slot: usize) {
+        self.jumps(mode)[slot] = Jump {
+            // Never looked for in this slot.
+            linear: slot as u64 ^ 1,
+            code: std::ptr::null(),
+        };
+    }
+}
+
+pub(crate) fn jump_slot(linear: u64) -> usize {
+    (linear as usize) & (JUMPS - 1)
+}
+
+// SAFETY: the frame is plain process memory; the pointers in it are set anew before each use.
+unsafe impl Send for Frame {}

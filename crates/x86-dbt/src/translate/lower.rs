@@ -1,0 +1,761 @@
+//! From a block of guest instructions to host code.
+//!
+//! Between instructions the guest's registers are in the host's of the same name, but for RSP, which is in R13, and
+//! R13 to R15, which are in the header. The status flags are in the host's, in the header, or in both: [`Flags`].
+//! Nothing of the guest changes before the last check of an instruction, so that any of them can be given to the
+//! interpreter instead.
+
+use core::mem::offset_of;
+
+use iced_x86::{Code as Opcode, Encoder, Instruction, MemoryOperand, OpKind, Register};
+
+use super::classify::{Class, FlagUse, Ident, classify, flag_use};
+use super::emit::*;
+use super::{Mode, SITE_OP_BITS};
+use crate::block::Block;
+use crate::frame::{Header, JUMP_CACHE_BYTES, JUMP_CACHES, Jump, NO_LINK, TLB};
+use crate::ram::PAGE;
+use crate::tlb::{self, Entry};
+
+/// Host code for one block, not yet placed.
+pub(super) struct Lowered {
+    pub(super) code: Code,
+    pub(super) links: Vec<Link>,
+}
+
+/// A direct jump out of the unit, to be chained to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Link {
+    /// Where the distance of the jump is.
+    pub(super) at: usize,
+    /// Where it goes while it is not chained.
+    pub(super) stub: usize,
+    /// Where the stub's own number is to be filled in.
+    pub(super) number_at: usize,
+    pub(super) target: u64,
+}
+
+/// Where the guest's status flags are.
+#[derive(Clone, Copy)]
+struct Flags {
+    host: bool,
+    header: bool,
+}
+
+/// Code out of line.
+enum Cold {
+    /// The interpreter executes instruction `op`; then, if it may, translated code goes on at `resume`.
+    Simulate {
+        from: Vec<Fixup>,
+        op: usize,
+        resume: usize,
+        flags: Flags,
+    },
+    /// A branch is taken after `op`.
+    Taken {
+        from: Fixup,
+        op: usize,
+        target: u64,
+        flags: Flags,
+    },
+    /// The budget does not reach for the whole unit.
+    Budget { from: Fixup },
+    /// A link that is not chained.
+    Unlinked { from: Fixup, target: u64 },
+}
+
+pub(super) struct Lowering<'a> {
+    block: &'a Block,
+    instructions: &'a [Instruction],
+    bytes: &'a [u8],
+    mode: Mode,
+    unit: u32,
+    uses_sse: bool,
+    code: Code,
+    encoder: Encoder,
+    flags: Flags,
+    cold: Vec<Cold>,
+    links: Vec<Link>,
+    /// Checks of the present instruction that send it to the interpreter.
+    slow: Vec<Fixup>,
+}
+
+impl<'a> Lowering<'a> {
+    /// `instructions` are the block's, decoded from `bytes`.
+    pub(super) fn new(
+        block: &'a Block,
+        instructions: &'a [Instruction],
+        bytes: &'a [u8],
+        mode: Mode,
+        unit: u32,
+    ) -> Self {
+        let is_sse = |(i, op)| matches!(classify(i, op, mode.sse()), Class::Ident(Ident { sse: true, .. }));
+        Self {
+            block,
+            instructions,
+            bytes,
+            mode,
+            unit,
+            uses_sse: instructions.iter().zip(block.ops.iter()).any(is_sse),
+            code: Code::default(),
+            encoder: Encoder::new(64),
+            flags: Flags {
+                host: false,
+                header: true,
+            },
+            cold: Vec::new(),
+            links: Vec::new(),
+            slow: Vec::new(),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Lowered {
+        self.charge();
+        self.load_xmm();
+        let mut at = 0;
+        for (op, i) in self.instructions.iter().enumerate() {
+            let class = classify(i, &self.block.ops[op], self.mode.sse());
+            let bytes = &self.bytes[at..at + i.len()];
+            at += i.len();
+            self.instruction(op, i, bytes, class);
+        }
+        let last = self.instructions.last().expect("a block is not empty");
+        let ends = !matches!(
+            last.flow_control(),
+            iced_x86::FlowControl::Next | iced_x86::FlowControl::ConditionalBranch
+        );
+        if !ends {
+            self.exit(last.next_ip());
+        }
+        while let Some(cold) = self.cold.pop() {
+            self.cold(cold);
+        }
+        Lowered {
+            code: self.code,
+            links: self.links,
+        }
+    }
+
+    /// Takes the whole unit off the budget, or leaves if that is more than there is.
+    fn charge(&mut self) {
+        let offset = offset_of!(Header, budget);
+        self.code.alu_frame_imm(Alu::Sub, offset, self.count());
+        let from = self.code.jcc(SIGN);
+        self.cold.push(Cold::Budget { from });
+    }
+
+    fn count(&self) -> i32 {
+        i32::try_from(self.instructions.len()).expect("a block is short")
+    }
+
+    /// Brings the guest's XMM registers in, if the unit needs them and they are not.
+    fn load_xmm(&mut self) {
+        if !self.uses_sse {
+            return;
+        }
+        let live = offset_of!(Header, xmm_live);
+        self.code.alu_frame_imm(Alu::Cmp, live, 0);
+        let ready = self.code.jcc(NOT_EQUAL);
+        self.code.call_frame(offset_of!(Header, load_xmm));
+        let here = self.code.here();
+        self.code.bind(ready, here);
+    }
+
+    fn instruction(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
+        match class {
+            Class::Nothing => {}
+            Class::Ident(ident) if ident.span == 0 => self.ident_registers(i, bytes),
+            Class::Ident(ident) => self.ident_memory(i, ident),
+            Class::Lea => self.lea(i),
+            Class::Divide { signed } => self.divide(i, signed),
+            Class::Push => self.push(i),
+            Class::Pop => self.pop(i),
+            Class::Leave => self.leave(),
+            Class::Jump => self.exit(i.near_branch64()),
+            Class::Branch => self.branch(op, i),
+            Class::Call => self.call(i),
+            Class::Return => self.ret(i),
+            Class::JumpIndirect => self.jump_indirect(i),
+            Class::CallIndirect => self.call_indirect(i),
+            Class::Simulate => self.simulate(op),
+        }
+        if !self.slow.is_empty() {
+            let from = std::mem::take(&mut self.slow);
+            self.cold.push(Cold::Simulate {
+                from,
+                op,
+                resume: self.code.here(),
+                flags: self.flags,
+            });
+        }
+    }
+
+    // Flags.
+
+    /// Before code that clobbers the host's flags.
+    fn spill_flags(&mut self) {
+        if !self.flags.header {
+            self.code.save_flags();
+        }
+        self.flags = Flags {
+            host: false,
+            header: true,
+        };
+    }
+
+    /// Before an instruction that needs the guest's flags in the host's.
+    fn fill_flags(&mut self) {
+        if !self.flags.host {
+            self.code.restore_flags();
+            self.flags.host = true;
+        }
+    }
+
+    fn prepare_flags(&mut self, i: &Instruction) {
+        if matches!(flag_use(i), FlagUse::Reads | FlagUse::Changes) {
+            self.fill_flags();
+        }
+    }
+
+    fn settle_flags(&mut self, i: &Instruction) {
+        if matches!(flag_use(i), FlagUse::Overwrites | FlagUse::Changes) {
+            self.flags = Flags {
+                host: true,
+                header: false,
+            };
+        }
+    }
+
+    // Instructions kept as they are.
+
+    fn ident_registers(&mut self, i: &Instruction, bytes: &[u8]) {
+        self.prepare_flags(i);
+        if (0..i.op_count()).any(|n| is_moved(i, n)) {
+            self.encode_moved(i, &[S0, S1]);
+        } else {
+            self.code.put(bytes);
+        }
+        self.settle_flags(i);
+    }
+
+    fn ident_memory(&mut self, i: &Instruction, ident: Ident) {
+        self.address(i);
+        self.check(ident.span, ident.writes_memory, ident.aligned);
+        // S0 holds the address; this takes S1 only.
+        self.prepare_flags(i);
+        self.encode_moved(i, &[S1]);
+        self.settle_flags(i);
+    }
+
+    /// Emits `i` with its memory operand at S0 and registers that have moved in the `free` ones.
+    fn encode_moved(&mut self, i: &Instruction, free: &[Reg]) {
+        let mut moved = *i;
+        moved.set_has_lock_prefix(false);
+        let mut homes: [Option<(u8, Reg)>; 2] = [None; 2];
+        for n in 0..i.op_count() {
+            match i.op_kind(n) {
+                OpKind::Memory => {
+                    moved.set_segment_prefix(Register::None);
+                    moved.set_memory_base(Register::R14);
+                    moved.set_memory_index(Register::None);
+                    moved.set_memory_index_scale(1);
+                    moved.set_memory_displacement64(0);
+                    moved.set_memory_displ_size(0);
+                }
+                OpKind::Register if i.op_register(n).is_gpr() => {
+                    let register = i.op_register(n);
+                    let number = gpr_number(register);
+                    if let Some(host) = self.host_of(number, free, &mut homes) {
+                        moved.set_op_register(n, same_size(register, host));
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.encode(&moved);
+        for (number, host) in homes.into_iter().flatten() {
+            // What was only read is stored back as it was.
+            self.code.store(host, home(number));
+        }
+    }
+
+    /// The host register of a guest's that has moved; loads those that live in the header.
+    fn host_of(&mut self, number: u8, free: &[Reg], homes: &mut [Option<(u8, Reg)>; 2]) -> Option<Reg> {
+        match number {
+            4 => return Some(STACK),
+            13..=15 => {}
+            _ => return None,
+        }
+        if let Some((_, host)) = homes.iter().flatten().find(|(known, _)| *known == number) {
+            return Some(*host);
+        }
+        let slot = homes.iter().position(Option::is_none).expect("two registers at most");
+        let host = free[slot];
+        self.code.load(host, home(number));
+        homes[slot] = Some((number, host));
+        Some(host)
+    }
+
+    fn encode(&mut self, i: &Instruction) {
+        self.encoder.set_buffer(std::mem::take(&mut self.code.bytes));
+        let encoded = self.encoder.encode(i, 0);
+        self.code.bytes = self.encoder.take_buffer();
+        encoded.expect("a decoded instruction with moved operands can be encoded");
+    }
+
+    fn lea(&mut self, i: &Instruction) {
+        let register = i.op_register(0);
+        let number = gpr_number(register);
+        let (host, stored) = match number {
+            4 => (STACK, false),
+            13..=15 => (S0, true),
+            _ => (number, false),
+        };
+        if stored && register.size() == 2 {
+            // The rest of the register stays.
+            self.lea_to(i, Register::R14);
+            self.code.store16(S0, home(number));
+            return;
+        }
+        self.lea_to(i, same_size(register, host));
+        if stored {
+            self.code.store(S0, home(number));
+        }
+    }
+
+    /// `lea to, [operand]` on the guest's registers, without its segment. Takes S0 and S1.
+    fn lea_to(&mut self, i: &Instruction, to: Register) {
+        if i.is_ip_rel_memory_operand() {
+            let address = i.ip_rel_memory_address();
+            if to.size() == 2 {
+                self.code.mov_imm(S0, address);
+                self.encode_mov16(to);
+            } else {
+                let address = if to.size() == 4 { address & 0xffff_ffff } else { address };
+                self.code.mov_imm(gpr_number(to), address);
+            }
+            return;
+        }
+        let base = self.address_register(i.memory_base(), S0);
+        let index = if i.memory_index() == i.memory_base() && i.memory_index() != Register::None {
+            base
+        } else {
+            self.address_register(i.memory_index(), S1)
+        };
+        let (base, index, scale) = (base, index, i.memory_index_scale());
+        let displacement = i.memory_displacement64().cast_signed();
+        let size = match i.memory_displ_size() {
+            0 if base == Register::None => 4,
+            size => size,
+        };
+        let operand = MemoryOperand::with_base_index_scale_displ_size(base, index, scale, displacement, size);
+        let opcode = match to.size() {
+            2 => Opcode::Lea_r16_m,
+            4 => Opcode::Lea_r32_m,
+            _ => Opcode::Lea_r64_m,
+        };
+        let lea = Instruction::with2(opcode, to, operand).expect("LEA takes these operands");
+        self.encode(&lea);
+    }
+
+    fn encode_mov16(&mut self, to: Register) {
+        let mov = Instruction::with2(Opcode::Mov_r16_rm16, to, Register::R14W)
+            .expect("MOV takes these operands");
+        self.encode(&mov);
+    }
+
+    /// The host register that holds a guest register of an address, loaded into `free` if it lives in the header.
+    fn address_register(&mut self, register: Register, free: Reg) -> Register {
+        if register == Register::None {
+            return register;
+        }
+        match gpr_number(register) {
+            4 => same_size(register, STACK),
+            number @ 13..=15 => {
+                self.code.load(free, home(number));
+                same_size(register, free)
+            }
+            _ => register,
+        }
+    }
+
+    // Memory.
+
+    /// The linear address of the memory operand, to S0. Takes S1.
+    fn address(&mut self, i: &Instruction) {
+        self.lea_to(i, Register::R14);
+        let base = match i.memory_segment() {
+            Register::FS => offset_of!(Header, fs_base),
+            Register::GS => offset_of!(Header, gs_base),
+            _ => return,
+        };
+        self.code.load(S1, base);
+        self.code.add_quietly(S0, S1);
+    }
+
+    /// From the linear address in S0 to a host address, or out to the interpreter. Takes S1 and the flags.
+    fn check(&mut self, span: u16, write: bool, aligned: bool) {
+        self.spill_flags();
+        let table = TLB + usize::from(self.mode.bank()) * 1024 * size_of::<Entry>();
+        let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
+        self.code.mov(S1, S0);
+        // Page number times 32, the size of an entry.
+        self.code.shr(S1, 7);
+        self.code.alu_imm(Alu::And, false, S1, 1023 * 32);
+        self.code.alu_indexed(Alu::Xor, S0, S1, table + tag);
+        // What is left is the offset in the page, if the page is that of the tag.
+        let last = i32::try_from(PAGE).expect("4096") - i32::from(span);
+        self.code.alu_imm(Alu::Cmp, true, S0, last);
+        let miss = self.code.jcc(ABOVE);
+        self.slow.push(miss);
+        self.code.alu_indexed(Alu::Add, S0, S1, table + offset_of!(Entry, host));
+        if aligned {
+            self.code.test8_imm(S0, 15);
+            let misaligned = self.code.jcc(NOT_EQUAL);
+            self.slow.push(misaligned);
+        }
+    }
+
+    fn divide(&mut self, i: &Instruction, signed: bool) {
+        let memory = i.op_kind(0) == OpKind::Memory;
+        if memory {
+            self.address(i);
+            self.check(if is_wide(i) { 8 } else { 4 }, false, false);
+        } else {
+            self.spill_flags();
+            match gpr_number(i.op_register(0)) {
+                number @ 13..=15 => self.code.load(S0, home(number)),
+                4 => self.code.mov(S0, STACK),
+                number => self.code.mov(S0, number),
+            }
+        }
+        if memory {
+            self.code.load_at(is_wide(i), S0, S0);
+        }
+        if signed { self.guard_signed(is_wide(i)) } else { self.guard_unsigned(is_wide(i)) }
+        let register = if is_wide(i) { Register::R14 } else { Register::R14D };
+        let opcode = match (signed, is_wide(i)) {
+            (false, false) => Opcode::Div_rm32,
+            (false, true) => Opcode::Div_rm64,
+            (true, false) => Opcode::Idiv_rm32,
+            (true, true) => Opcode::Idiv_rm64,
+        };
+        let divide = Instruction::with1(opcode, register).expect("DIV takes a register");
+        self.encode(&divide);
+    }
+
+    /// The quotient fits exactly if the high half is below the divisor.
+    fn guard_unsigned(&mut self, wide: bool) {
+        self.code.alu(Alu::Cmp, wide, RDX, S0);
+        let overflow = self.code.jcc(ABOVE_EQUAL);
+        self.slow.push(overflow);
+    }
+
+    /// Lets through only dividends that are one word sign-extended, and divisors other than 0 and -1.
+    fn guard_signed(&mut self, wide: bool) {
+        self.code.mov(S1, RAX);
+        self.code.sar(wide, S1, if wide { 63 } else { 31 });
+        self.code.alu(Alu::Cmp, wide, S1, RDX);
+        let long = self.code.jcc(NOT_EQUAL);
+        self.code.lea_sized(wide, S1, S0, 1);
+        self.code.alu_imm(Alu::Cmp, wide, S1, 1);
+        let edge = self.code.jcc(BELOW_EQUAL);
+        self.slow.extend([long, edge]);
+    }
+
+    // The stack.
+
+    fn push(&mut self, i: &Instruction) {
+        if i.op_kind(0) == OpKind::Memory {
+            self.address(i);
+            self.check(8, false, false);
+            self.code.load_at(true, S0, S0);
+            self.code.store(S0, offset_of!(Header, temporary));
+            self.check_push();
+            self.code.load(S1, offset_of!(Header, temporary));
+            self.code.store_at(true, S1, S0);
+        } else if i.op_kind(0) == OpKind::Register {
+            self.check_push();
+            let from = match gpr_number(i.op_register(0)) {
+                4 => STACK,
+                number @ 13..=15 => {
+                    self.code.load(S1, home(number));
+                    S1
+                }
+                number => number,
+            };
+            self.code.store_at(true, from, S0);
+        } else {
+            self.check_push();
+            let value = i.immediate(0).cast_signed();
+            self.code.store_imm_at(S0, i32::try_from(value).expect("PUSH has 32 bits at most"));
+        }
+        self.code.lea(STACK, STACK, -8);
+    }
+
+    /// The host address of what a push of eight bytes would write, to S0.
+    fn check_push(&mut self) {
+        self.code.lea(S0, STACK, -8);
+        self.check(8, true, false);
+    }
+
+    fn pop(&mut self, i: &Instruction) {
+        self.code.mov(S0, STACK);
+        self.check(8, false, false);
+        match gpr_number(i.op_register(0)) {
+            number @ 13..=15 => {
+                self.code.load_at(true, S0, S0);
+                self.code.store(S0, home(number));
+            }
+            number => self.code.load_at(true, number, S0),
+        }
+        self.code.lea(STACK, STACK, 8);
+    }
+
+    fn leave(&mut self) {
+        const RBP: Reg = 5;
+        self.code.mov(S0, RBP);
+        self.check(8, false, false);
+        self.code.lea(STACK, RBP, 8);
+        self.code.load_at(true, RBP, S0);
+    }
+
+    // Transfers.
+
+    fn branch(&mut self, op: usize, i: &Instruction) {
+        self.fill_flags();
+        let condition = condition(i);
+        let from = self.code.jcc(condition);
+        self.cold.push(Cold::Taken {
+            from,
+            op,
+            target: i.near_branch64(),
+            flags: self.flags,
+        });
+    }
+
+    fn call(&mut self, i: &Instruction) {
+        self.check_push();
+        self.push_return(i.next_ip());
+        self.exit(i.near_branch64());
+    }
+
+    fn push_return(&mut self, to: u64) {
+        if let Ok(short) = i32::try_from(to.cast_signed()) {
+            self.code.store_imm_at(S0, short);
+        } else {
+            self.code.mov_imm(S1, to);
+            self.code.store_at(true, S1, S0);
+        }
+        self.code.lea(STACK, STACK, -8);
+    }
+
+    fn ret(&mut self, i: &Instruction) {
+        self.code.mov(S0, STACK);
+        self.check(8, false, false);
+        self.code.load_at(true, S0, S0);
+        self.look_up();
+        let released = if i.op_count() > 0 { i32::from(i.immediate16()) } else { 0 };
+        self.code.lea(STACK, STACK, 8 + released);
+        self.code.jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
+    }
+
+    fn jump_indirect(&mut self, i: &Instruction) {
+        self.indirect_target(i);
+        self.look_up();
+        self.code.jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
+    }
+
+    fn call_indirect(&mut self, i: &Instruction) {
+        self.indirect_target(i);
+        self.look_up();
+        let code = self.jump_cache() + offset_of!(Jump, code);
+        self.code.load_indexed(S1, S1, code);
+        self.code.store(S1, offset_of!(Header, temporary));
+        self.check_push();
+        self.push_return(i.next_ip());
+        self.code.jump_frame(offset_of!(Header, temporary));
+    }
+
+    /// The target of an indirect transfer, to S0.
+    fn indirect_target(&mut self, i: &Instruction) {
+        if i.op_kind(0) == OpKind::Memory {
+            self.address(i);
+            self.check(8, false, false);
+            self.code.load_at(true, S0, S0);
+            return;
+        }
+        self.spill_flags();
+        match gpr_number(i.op_register(0)) {
+            4 => self.code.mov(S0, STACK),
+            number @ 13..=15 => self.code.load(S0, home(number)),
+            number => self.code.mov(S0, number),
+        }
+    }
+
+    /// The offset of the jump cache's slot for the address in S0, to S1; out to the interpreter if another is there.
+    fn look_up(&mut self) {
+        debug_assert!(self.flags.header);
+        self.code.movzx16(S1, S0);
+        self.code.shl32(S1, 4);
+        let linear = self.jump_cache() + offset_of!(Jump, linear);
+        self.code.alu_indexed(Alu::Cmp, S0, S1, linear);
+        let miss = self.code.jcc(NOT_EQUAL);
+        self.slow.push(miss);
+    }
+
+    fn jump_cache(&self) -> usize {
+        JUMP_CACHES + self.mode.index() * JUMP_CACHE_BYTES
+    }
+
+    /// Leaves the unit for `target`.
+    fn exit(&mut self, target: u64) {
+        self.spill_flags();
+        let from = self.code.jmp();
+        self.cold.push(Cold::Unlinked { from, target });
+    }
+
+    // The interpreter.
+
+    fn simulate(&mut self, op: usize) {
+        self.spill_flags();
+        self.call_simulate(op);
+    }
+
+    fn call_simulate(&mut self, op: usize) {
+        let op = u32::try_from(op).expect("a block is short");
+        let site = self.unit << SITE_OP_BITS | op;
+        self.code.store_imm(offset_of!(Header, site), site);
+        self.code.call_frame(offset_of!(Header, simulate));
+        self.load_xmm();
+    }
+
+    // Out of line.
+
+    fn cold(&mut self, cold: Cold) {
+        let here = self.code.here();
+        match cold {
+            Cold::Simulate {
+                from,
+                op,
+                resume,
+                flags,
+            } => {
+                for fixup in from {
+                    self.code.bind(fixup, here);
+                }
+                self.call_simulate(op);
+                if flags.host {
+                    self.code.restore_flags();
+                }
+                let back = self.code.jmp();
+                self.code.bind(back, resume);
+            }
+            Cold::Taken {
+                from,
+                op,
+                target,
+                flags,
+            } => {
+                self.code.bind(from, here);
+                self.flags = flags;
+                self.spill_flags();
+                let left = self.count() - i32::try_from(op).expect("a block is short") - 1;
+                if left > 0 {
+                    let budget = offset_of!(Header, budget);
+                    self.code.alu_frame_imm(Alu::Add, budget, left);
+                }
+                self.exit(target);
+            }
+            Cold::Budget { from } => {
+                self.code.bind(from, here);
+                let budget = offset_of!(Header, budget);
+                self.code.alu_frame_imm(Alu::Add, budget, self.count());
+                let start = self.instructions[0].ip();
+                self.leave_for(start, None);
+            }
+            Cold::Unlinked { from, target } => {
+                self.code.bind(from, here);
+                self.leave_for(target, Some((from, here)));
+            }
+        }
+    }
+
+    /// Leaves translated code, with RIP at `target`.
+    fn leave_for(&mut self, target: u64, link: Option<(Fixup, usize)>) {
+        let number = offset_of!(Header, link);
+        if let Some((from, stub)) = link {
+            self.code.store_imm(number, 0);
+            self.links.push(Link {
+                at: from.0,
+                stub,
+                number_at: self.code.here() - 4,
+                target,
+            });
+        }
+        self.code.mov_imm(S0, target);
+        self.code.jump_frame(offset_of!(Header, exit));
+    }
+}
+
+fn is_wide(i: &Instruction) -> bool {
+    match i.op_kind(0) {
+        OpKind::Memory => i.memory_size().size() == 8,
+        _ => i.op_register(0).is_gpr64(),
+    }
+}
+
+/// Whether operand `n` is a general register that is not in the host's of the same name.
+fn is_moved(i: &Instruction, n: u32) -> bool {
+    i.op_kind(n) == OpKind::Register && {
+        let register = i.op_register(n);
+        register.is_gpr() && matches!(gpr_number(register), 4 | 13..=15)
+    }
+}
+
+/// The number of the full register; AH to BH belong to RAX to RBX.
+fn gpr_number(register: Register) -> u8 {
+    u8::try_from(register.full_register().number()).expect("there are 16 general registers")
+}
+
+/// The part of host register `host` that is as wide as `register`.
+fn same_size(register: Register, host: Reg) -> Register {
+    let base = match register.size() {
+        1 => {
+            // AL CL DL BL AH CH DH BH SPL ..: only registers from R8 on are asked for.
+            debug_assert!(host >= 8);
+            return Register::R8L + u32::from(host - 8);
+        }
+        2 => Register::AX,
+        4 => Register::EAX,
+        _ => Register::RAX,
+    };
+    base + u32::from(host)
+}
+
+/// The condition's encoding.
+fn condition(i: &Instruction) -> u8 {
+    use iced_x86::ConditionCode as C;
+    match i.condition_code() {
+        C::o | C::None => 0,
+        C::no => 1,
+        C::b => 2,
+        C::ae => 3,
+        C::e => 4,
+        C::ne => 5,
+        C::be => 6,
+        C::a => 7,
+        C::s => 8,
+        C::ns => 9,
+        C::p => 10,
+        C::np => 11,
+        C::l => 12,
+        C::ge => 13,
+        C::le => 14,
+        C::g => 15,
+    }
+}
+
+/// The TLB slot and the tags' places are part of the code.
+const _: () = assert!(size_of::<Entry>() == 32 && NO_LINK == u64::MAX);
+const _: fn(tlb::Bank, u64) -> usize = tlb::slot;
