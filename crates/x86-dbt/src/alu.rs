@@ -5,7 +5,7 @@
 
 use core::arch::asm;
 
-use crate::flags::{CF, OF, STATUS};
+use crate::flags::{CF, STATUS};
 
 /// An operand width: `u8`, `u16`, `u32` or `u64`, and the arithmetic on it.
 ///
@@ -59,9 +59,17 @@ pub(crate) trait Width: Copy + Eq + Default + core::fmt::Debug + 'static {
     fn swap_bytes(self) -> Self;
 }
 
+/// The status bits of RFLAGS as `add al, 127; sahf` takes them: AH as LAHF makes it, OF in AL.
+///
+/// Some flags that the manuals call undefined are left as they were, so they must be right before.
+#[inline(always)]
+pub(crate) fn image(flags: u64) -> u64 {
+    ((flags & 0xd5) << 8) | ((flags >> 11) & 1)
+}
+
 /// RFLAGS status bits out of AX as `lahf; seto al` leaves it.
 #[inline(always)]
-fn status(ax: u64) -> u64 {
+pub(crate) fn status(ax: u64) -> u64 {
     ((ax >> 8) & 0xd5) | ((ax & 1) << 11)
 }
 
@@ -122,7 +130,7 @@ macro_rules! unary {
 
 /// Shifts and rotates by CL. A masked count of zero changes no flag.
 macro_rules! shift {
-    ($name:ident, $class:ident, $op:expr, $mask:expr) => {
+    ($name:ident, $class:ident, $op:expr) => {
         #[inline(always)]
         fn $name(mut self, count: u8, flags: &mut u64) -> Self {
             if count & Self::COUNT_MASK == 0 {
@@ -131,10 +139,10 @@ macro_rules! shift {
             let ax: u64;
             // SAFETY: touches only its operand registers, RAX and the flags.
             unsafe {
-                asm!("bt {f:e}, 0", $op, "lahf", "seto al", a = inout($class) self, in("cl") count,
-                     f = in(reg) *flags, out("rax") ax, options(pure, nomem, nostack));
+                asm!("add al, 127", "sahf", $op, "lahf", "seto al", a = inout($class) self,
+                     in("cl") count, inout("rax") image(*flags) => ax, options(pure, nomem, nostack));
             }
-            merge(flags, ax, $mask);
+            merge(flags, ax, STATUS);
             self
         }
     };
@@ -150,8 +158,8 @@ macro_rules! double_shift {
             let ax: u64;
             // SAFETY: touches only its operand registers, RAX and the flags.
             unsafe {
-                asm!($op, "lahf", "seto al", a = inout(reg) self, b = in(reg) other,
-                     in("cl") count, out("rax") ax, options(pure, nomem, nostack));
+                asm!("add al, 127", "sahf", $op, "lahf", "seto al", a = inout(reg) self, b = in(reg) other,
+                     in("cl") count, inout("rax") image(*flags) => ax, options(pure, nomem, nostack));
             }
             merge(flags, ax, STATUS);
             self
@@ -163,12 +171,13 @@ macro_rules! multiply {
     ($name:ident, $class:ident, $op:expr, $lo:tt, $hi:tt) => {
         #[inline(always)]
         fn $name(self, other: Self, flags: &mut u64) -> (Self, Self) {
-            let (mut low, high, f): (Self, Self, u64);
-            low = self;
+            let (mut low, mut f) = (self, image(*flags));
+            let high: Self;
             // SAFETY: touches only its operand registers and the flags; `pushfq` is not used.
             unsafe {
-                asm!($op, "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
-                     b = in($class) other, f = out(reg) f, save = out(reg) _,
+                asm!("xchg {f}, rax", "add al, 127", "sahf", "mov rax, {f}",
+                     $op, "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
+                     b = in($class) other, f = inout(reg) f, save = out(reg) _,
                      inout($lo) low, out($hi) high, options(pure, nomem, nostack));
             }
             merge(flags, f, STATUS);
@@ -184,8 +193,9 @@ macro_rules! scan {
             let ax: u64;
             // SAFETY: touches only its operand registers, RAX and the flags.
             unsafe {
-                asm!($op, "lahf", "seto al", a = inout(reg) old, b = in(reg) self,
-                     out("rax") ax, options(pure, nomem, nostack));
+                asm!("add al, 127", "sahf", $op, "lahf", "seto al", a = inout(reg) old,
+                     b = in(reg) self, inout("rax") image(*flags) => ax,
+                     options(pure, nomem, nostack));
             }
             merge(flags, ax, STATUS);
             // A source of zero leaves the destination as it was (AMD APM 3; Intel processors too).
@@ -229,13 +239,13 @@ macro_rules! common {
         unary!(inc, $class, concat!("inc ", $a), STATUS & !CF);
         unary!(dec, $class, concat!("dec ", $a), STATUS & !CF);
         unary!(neg, $class, concat!("neg ", $a), STATUS);
-        shift!(shl, $class, concat!("shl ", $a, ", cl"), STATUS);
-        shift!(shr, $class, concat!("shr ", $a, ", cl"), STATUS);
-        shift!(sar, $class, concat!("sar ", $a, ", cl"), STATUS);
-        shift!(rol, $class, concat!("rol ", $a, ", cl"), CF | OF);
-        shift!(ror, $class, concat!("ror ", $a, ", cl"), CF | OF);
-        shift!(rcl, $class, concat!("rcl ", $a, ", cl"), CF | OF);
-        shift!(rcr, $class, concat!("rcr ", $a, ", cl"), CF | OF);
+        shift!(shl, $class, concat!("shl ", $a, ", cl"));
+        shift!(shr, $class, concat!("shr ", $a, ", cl"));
+        shift!(sar, $class, concat!("sar ", $a, ", cl"));
+        shift!(rol, $class, concat!("rol ", $a, ", cl"));
+        shift!(ror, $class, concat!("ror ", $a, ", cl"));
+        shift!(rcl, $class, concat!("rcl ", $a, ", cl"));
+        shift!(rcr, $class, concat!("rcr ", $a, ", cl"));
         #[inline(always)]
         fn not(self) -> Self {
             !self
@@ -360,19 +370,20 @@ impl Width for u64 {
 
 /// AL times a byte: the product lands in AX.
 fn multiply_bytes(al: u16, other: u8, flags: &mut u64, signed: bool) -> u16 {
-    let (mut product, f): (u16, u64) = (al, 0);
-    let mut f = f;
+    let (mut product, mut f) = (al, image(*flags));
     if signed {
         // SAFETY: touches only its operand registers and the flags.
         unsafe {
-            asm!("imul {b}", "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
+            asm!("xchg {f}, rax", "add al, 127", "sahf", "mov rax, {f}",
+                 "imul {b}", "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
                  b = in(reg_byte) other, f = inout(reg) f, save = out(reg) _, inout("ax") product,
                  options(pure, nomem, nostack));
         }
     } else {
         // SAFETY: touches only its operand registers and the flags.
         unsafe {
-            asm!("mul {b}", "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
+            asm!("xchg {f}, rax", "add al, 127", "sahf", "mov rax, {f}",
+                 "mul {b}", "mov {save}, rax", "lahf", "seto al", "mov {f}, rax", "mov rax, {save}",
                  b = in(reg_byte) other, f = inout(reg) f, save = out(reg) _, inout("ax") product,
                  options(pure, nomem, nostack));
         }

@@ -46,9 +46,34 @@ pub(crate) struct Args {
     /// Let the guest unpack its kernel by itself.
     #[arg(long)]
     pub(crate) no_unpack: bool,
+    /// Run the dbt engine twice, translating and interpreting, and compare the two as they go.
+    #[arg(long, value_enum)]
+    pub(crate) check: Option<Check>,
+    /// How often the dbt engine interprets a block before it translates it; "never" interprets all.
+    #[arg(long, value_name = "TIMES", default_value = "16", value_parser = threshold)]
+    pub(crate) translate_after: Threshold,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
+}
+
+/// What can be checked while the guest runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    /// Registers after every few instructions, memory now and then.
+    Lockstep,
+}
+
+/// When to translate; `None`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threshold(pub(crate) Option<u32>);
+
+fn threshold(text: &str) -> Result<Threshold, String> {
+    if text == "never" {
+        return Ok(Threshold(None));
+    }
+    let number = text.parse().map_err(|_| "a number, or \"never\"".to_owned())?;
+    Ok(Threshold(Some(number)))
 }
 
 /// The guests that need no file.

@@ -16,11 +16,12 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
-    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine,
-    acpi_tables,
+    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine, Lockstep,
+    StartState, acpi_tables,
 };
+use vm_memory::GuestMemoryMmap;
 
-use args::{Args, EngineArg, Flavour, MachineArg};
+use args::{Args, Check, EngineArg, Flavour, MachineArg};
 use console::Console;
 use session::Session;
 
@@ -72,36 +73,64 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     };
     let start = kernel::load(&ram, &guest)?;
 
-    let decision = choice(args.engine).decide();
-    let engine = if decision.kvm {
-        Engine::Kvm(Box::new(KvmEngine::new(
-            &ram,
-            &start,
-            chipset,
-            Controllers::Kernel,
-        )?))
-    } else {
-        Engine::Dbt(Box::new(DbtEngine::new(&ram, &start, chipset)?))
-    };
-    let name = if decision.kvm {
-        "kvm"
-    } else {
-        "dbt (our own: no virtualization hardware used)"
-    };
-    eprintln!("engine:  {name}; {}", decision.reason);
     let console = Console::new();
-    let board = Board::new(BoardConfig {
-        chipset,
-        ram: args.memory << 20,
-        unix_seconds: now(),
-        ns_per_instruction: args.ns_per_instruction,
-        console: Box::new(console.clone()),
-    });
+    let unix_seconds = now();
+    let board = |console| {
+        Board::new(BoardConfig {
+            chipset,
+            ram: args.memory << 20,
+            unix_seconds,
+            ns_per_instruction: args.ns_per_instruction,
+            console,
+        })
+    };
+    let engine = match args.check {
+        Some(Check::Lockstep) => {
+            let twin = kernel::allocate_ram(args.memory << 20)?;
+            kernel::load(&twin, &guest)?;
+            let reference = (DbtEngine::new(&twin, &start, chipset)?, twin);
+            let subject = (translating(args, &ram, &start, chipset)?, ram);
+            eprintln!("engine:  dbt, translating and interpreting in lockstep");
+            let board = board(Box::new(std::io::sink()));
+            Engine::Lockstep(Box::new(Lockstep::new(subject, reference, board)))
+        }
+        None => engine(args, &ram, &start, chipset)?,
+    };
     Ok(Session {
         engine,
-        board,
+        board: board(Box::new(console.clone())),
         console,
     })
+}
+
+fn engine(
+    args: &Args,
+    ram: &GuestMemoryMmap,
+    start: &StartState,
+    chipset: Chipset,
+) -> anyhow::Result<Engine> {
+    let decision = choice(args.engine).decide();
+    let (name, engine) = if decision.kvm {
+        let engine = KvmEngine::new(ram, start, chipset, Controllers::Kernel)?;
+        ("kvm", Engine::Kvm(Box::new(engine)))
+    } else {
+        let engine = translating(args, ram, start, chipset)?;
+        let name = "dbt (our own: no virtualization hardware used)";
+        (name, Engine::Dbt(Box::new(engine)))
+    };
+    eprintln!("engine:  {name}; {}", decision.reason);
+    Ok(engine)
+}
+
+fn translating(
+    args: &Args,
+    ram: &GuestMemoryMmap,
+    start: &StartState,
+    chipset: Chipset,
+) -> anyhow::Result<DbtEngine> {
+    let mut engine = DbtEngine::new(ram, start, chipset)?;
+    engine.set_translation(args.translate_after.0);
+    Ok(engine)
 }
 
 fn own_guest(args: &Args, path: &Path) -> anyhow::Result<Payload> {

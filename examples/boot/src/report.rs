@@ -21,9 +21,14 @@ impl Report<'_> {
         table.set_header(["", "count", "per million instructions"]);
         let cost = match self.engine {
             Engine::Dbt(engine) => Some(engine.cost()),
+            Engine::Lockstep(engine) => Some(engine.subject().cost()),
             Engine::Kvm(_) => None,
         };
         self.times(&mut table, cost.as_ref());
+        if let Engine::Lockstep(engine) = self.engine {
+            let compared = grouped(engine.compared());
+            table.add_row(["comparisons with the interpreter", &compared, ""]);
+        }
         let instructions = cost.map(|cost| cost.instructions);
         if let Some(cost) = &cost {
             costs(&mut table, cost);
@@ -79,6 +84,15 @@ fn costs(table: &mut Table, cost: &DbtCost) {
         row(table, &format!("exceptions, {name}"), count, all);
     }
     row(table, "TLB fills", cost.tlb.fills, all);
+    let translator = &cost.translator;
+    row(table, "blocks translated", translator.units, all);
+    row(table, "entries into translated code", translator.entries, all);
+    row(
+        table,
+        "instructions it had interpreted",
+        translator.simulated,
+        all,
+    );
     row(table, "blocks decoded", cost.stats.blocks_decoded, all);
     row(
         table,
@@ -97,9 +111,13 @@ fn row(table: &mut Table, label: &str, count: u64, instructions: Option<u64>) {
 
 /// One line while nothing is printed yet.
 pub(crate) fn progress(engine: &Engine, elapsed: Duration) -> String {
-    match engine {
-        Engine::Dbt(engine) => {
-            let cost = engine.cost();
+    let cost = match engine {
+        Engine::Dbt(engine) => Some(engine.cost()),
+        Engine::Lockstep(engine) => Some(engine.subject().cost()),
+        Engine::Kvm(_) => None,
+    };
+    match cost {
+        Some(cost) => {
             let millions = cost.instructions / 1_000_000;
             format!(
                 "booting: {millions} M instructions, {:.0} MIPS, {}",
@@ -107,7 +125,7 @@ pub(crate) fn progress(engine: &Engine, elapsed: Duration) -> String {
                 seconds(elapsed)
             )
         }
-        Engine::Kvm(_) => format!("booting: {}", seconds(elapsed)),
+        None => format!("booting: {}", seconds(elapsed)),
     }
 }
 

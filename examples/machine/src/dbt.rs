@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use vm_memory::GuestMemoryMmap;
 use x86_dbt::{
     Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource, Registers,
-    Segment, State, Stats, TableRegister, TlbStats, Vendor,
+    Segment, State, Stats, TableRegister, TlbStats, TranslatorStats, Vendor,
 };
 
 use crate::board::{Board, Chipset, TSC_HZ};
@@ -16,7 +16,7 @@ use crate::start_state::{self, StartState};
 /// A virtual machine with one processor of ours.
 #[derive(Debug)]
 pub struct DbtEngine {
-    cpu: Cpu,
+    pub(crate) cpu: Cpu,
     started: Instant,
     /// Host time spent executing, sleep left out.
     busy: Duration,
@@ -33,6 +33,8 @@ pub struct DbtCost {
     pub stats: Stats,
     /// Soft TLB.
     pub tlb: TlbStats,
+    /// Translated code.
+    pub translator: TranslatorStats,
 }
 
 impl DbtEngine {
@@ -59,6 +61,11 @@ impl DbtEngine {
         })
     }
 
+    /// Sets how often a block is interpreted before it is translated; `None`: never.
+    pub fn set_translation(&mut self, after: Option<u32>) {
+        self.cpu.set_translation(after);
+    }
+
     /// What the guest has cost so far.
     #[must_use]
     pub fn cost(&self) -> DbtCost {
@@ -67,6 +74,7 @@ impl DbtEngine {
             busy: self.busy,
             stats: self.cpu.stats(),
             tlb: self.cpu.tlb_stats(),
+            translator: self.cpu.translator_stats(),
         }
     }
 

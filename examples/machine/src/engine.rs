@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::board::{Board, Outcome};
 use crate::dbt::DbtEngine;
 use crate::kvm::KvmEngine;
+use crate::lockstep::Lockstep;
 use crate::probe::Probe;
 
 /// An engine with its guest loaded.
@@ -16,6 +17,8 @@ pub enum Engine {
     Dbt(Box<DbtEngine>),
     /// The host's KVM.
     Kvm(Box<KvmEngine>),
+    /// Our own processor twice, translating and interpreting, compared as they go.
+    Lockstep(Box<Lockstep>),
 }
 
 impl Engine {
@@ -28,6 +31,7 @@ impl Engine {
         match self {
             Self::Dbt(engine) => Ok(engine.run(board, limit)),
             Self::Kvm(engine) => engine.run(board, limit),
+            Self::Lockstep(engine) => engine.run(board, limit),
         }
     }
 }
@@ -72,6 +76,16 @@ pub enum EngineError {
         exit: String,
         /// The instruction it stopped at.
         rip: u64,
+    },
+    /// Translated code and the interpreter disagree.
+    #[error("the translator differs from the interpreter between instructions {from} and {to}:\n{difference}")]
+    Diverged {
+        /// Instructions retired when both still agreed.
+        from: u64,
+        /// Instructions retired when they did not.
+        to: u64,
+        /// What differs.
+        difference: String,
     },
     /// The signal that brings the processor out of the guest cannot be set up.
     #[error("cannot set up the processor's wake-up signal")]

@@ -8,6 +8,7 @@ mod engine;
 pub mod kernel;
 mod kvm;
 pub mod layout;
+mod lockstep;
 mod probe;
 mod start_state;
 
@@ -18,5 +19,6 @@ pub use board::{
 pub use dbt::{DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
 pub use kvm::{Controllers, KvmEngine};
+pub use lockstep::Lockstep;
 pub use probe::Probe;
 pub use start_state::{DescriptorTable, Segment, StartState};

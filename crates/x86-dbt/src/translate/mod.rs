@@ -18,6 +18,7 @@ use std::rc::Rc;
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use rustc_hash::FxHashMap;
 
+use crate::alu::{image, status};
 use crate::arena::Arena;
 use crate::block::Block;
 use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, Cpu};
@@ -400,7 +401,7 @@ impl Cpu {
         let header: &mut Header = self.tlb.frame.header();
         header.fs_base = fs;
         header.gs_base = gs;
-        header.flags = saved(flags);
+        header.flags = image(flags);
         header.budget = budget.cast_signed();
     }
 
@@ -443,14 +444,4 @@ impl Cpu {
         self.ticks += 1;
         Ok(())
     }
-}
-
-/// RFLAGS status bits of the header's form: AH as LAHF makes it, OF in AL.
-fn status(ax: u64) -> u64 {
-    (ax >> 8) & 0xd5 | (ax & 1) << 11
-}
-
-/// The header's form of RFLAGS' status bits.
-fn saved(flags: u64) -> u64 {
-    (flags & 0xd5 | 2) << 8 | flags >> 11 & 1
 }
