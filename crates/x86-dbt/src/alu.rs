@@ -395,7 +395,7 @@ fn multiply_bytes(al: u16, other: u8, flags: &mut u64, signed: bool) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flags::{AF, PF, SF, ZF};
+    use crate::flags::{AF, OF, PF, SF, ZF};
 
     #[test]
     fn add_sets_every_status_flag_of_the_manual() {

@@ -7,26 +7,32 @@ use x86_dbt::{
     TableRegister, Vendor,
 };
 
-/// Runs the guest that `data` describes twice, in blocks and one by one, and compares.
+/// Runs the guest that `data` describes in blocks, piece by piece and translated, and compares.
 ///
 /// # Panics
 ///
-/// When the two runs differ.
+/// When the runs differ.
 pub fn interpreter(data: &[u8]) {
     // What is missing in the input reads as zeros, so there is no failure to look at.
-    let _ = run_twice(&mut Unstructured::new(data));
+    let _ = run_thrice(&mut Unstructured::new(data));
 }
 
-fn run_twice(input: &mut Unstructured<'_>) -> Result<()> {
+fn run_thrice(input: &mut Unstructured<'_>) -> Result<()> {
     let vendor = if input.arbitrary()? {
         Vendor::Amd
     } else {
         Vendor::Intel
     };
     let seed = Seed::new(input)?;
-    let whole = seed.machine(vendor).run(u64::MAX);
+    let mut interpreting = seed.machine(vendor);
+    interpreting.cpu.set_translation(None);
+    let whole = interpreting.run(u64::MAX);
     let piecewise = seed.machine(vendor).run(u64::from(seed.piece));
     assert_eq!(whole, piecewise, "the budget of a run shows in its result");
+    let mut translating = seed.machine(vendor);
+    translating.cpu.set_translation(Some(0));
+    let translated = translating.run(u64::MAX);
+    assert_eq!(whole, translated, "translation shows in the result");
     Ok(())
 }
 

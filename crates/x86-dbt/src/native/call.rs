@@ -1,8 +1,8 @@
 //! Running a stub.
 
-use crate::arena::{Arena, StubHandle};
 use super::fx_state::FxState;
 use super::io::NativeIo;
+use crate::arena::{Arena, StubHandle};
 
 /// A stub that works on copies of the XMM registers it names: `(io, first, second, xmm0)`.
 type XmmStub = unsafe extern "sysv64" fn(*mut NativeIo, *mut u8, *const u8, *mut u8);

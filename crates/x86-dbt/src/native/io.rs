@@ -2,8 +2,8 @@
 
 use iced_x86::{CpuidFeature, Register};
 
-use crate::arena::StubHandle;
 use super::soft::Soft;
+use crate::arena::StubHandle;
 
 /// The operands of one execution. The interpreter fills the inputs that [`NativeOp`] names, and takes the outputs.
 #[derive(Clone, Debug)]

@@ -1,9 +1,9 @@
 //! SIMD floating-point exceptions: run masked, then decide (SDM volume 1, 11.5).
 
-use crate::arena::StubHandle;
 use super::fx_state::{FxState, MXCSR_FLAGS};
 use super::io::{NativeIo, NativeOp, NativeOutcome};
 use super::{NativeUnit, done, merge_flags};
+use crate::arena::StubHandle;
 
 impl NativeUnit {
     #[inline]

@@ -4,6 +4,7 @@ use iced_x86::{
     Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits,
 };
 
+use super::lower::is_moved;
 use crate::decode::Op;
 use crate::native::{NativeClass, NativeMemory};
 
@@ -17,7 +18,9 @@ pub(super) enum Class {
     /// LEA.
     Lea,
     /// DIV or IDIV, guarded against #DE.
-    Divide { signed: bool },
+    Divide {
+        signed: bool,
+    },
     Push,
     Pop,
     Leave,
@@ -71,7 +74,12 @@ pub(super) fn classify(i: &Instruction, op: &Op, sse: bool) -> Class {
         return Class::Simulate;
     }
     match i.mnemonic() {
-        M::Nop | M::Endbr64 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2
+        M::Nop
+        | M::Endbr64
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
         | M::Prefetchw => Class::Nothing,
         M::Pause if op.r0 == 0 => Class::Nothing,
         M::Lea => Class::Lea,
@@ -100,8 +108,20 @@ pub(super) fn flag_use(i: &Instruction) -> FlagUse {
     let (reads, modifies) = (i.rflags_read() & STATUS, i.rflags_modified() & STATUS);
     let fully = matches!(
         i.mnemonic(),
-        M::Add | M::Sub | M::Cmp | M::Neg | M::And | M::Or | M::Xor | M::Test | M::Xadd | M::Ptest
-            | M::Comisd | M::Comiss | M::Ucomisd | M::Ucomiss
+        M::Add
+            | M::Sub
+            | M::Cmp
+            | M::Neg
+            | M::And
+            | M::Or
+            | M::Xor
+            | M::Test
+            | M::Xadd
+            | M::Ptest
+            | M::Comisd
+            | M::Comiss
+            | M::Ucomisd
+            | M::Ucomiss
     );
     match () {
         () if modifies == 0 && reads == 0 => FlagUse::None,
@@ -138,8 +158,8 @@ fn plain(i: &Instruction, op: &Op) -> Class {
     let high_byte = (0..i.op_count())
         .filter(|&n| i.op_kind(n) == OpKind::Register)
         .any(|n| is_high_byte(i.op_register(n)));
-    // The moved address needs a REX prefix, which AH to BH cannot have.
-    if memory && high_byte {
+    // A moved address or register needs a REX prefix, which AH to BH cannot have.
+    if high_byte && (memory || (0..i.op_count()).any(|n| is_moved(i, n))) {
         return Class::Simulate;
     }
     let span = if memory { i.memory_size().size() } else { 0 };
@@ -184,21 +204,68 @@ fn is_plain(i: &Instruction) -> bool {
     use Mnemonic as M;
     match i.mnemonic() {
         M::Mov => is_plain_mov(i),
+        // By more than one place OF is undefined, and not always the same even on one processor.
+        M::Rcl | M::Rcr => is_rotate_by_one(i),
         // A register as bit offset reaches beyond the operand in memory.
         M::Bt | M::Bts | M::Btr | M::Btc => {
             i.op_kind(0) == OpKind::Register || i.op_kind(1) != OpKind::Register
         }
-        M::Add | M::Adc | M::Sub | M::Sbb | M::And | M::Or | M::Xor | M::Cmp | M::Test | M::Inc
-        | M::Dec | M::Neg | M::Not | M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror
-        | M::Rcl | M::Rcr | M::Shld | M::Shrd | M::Mul | M::Imul | M::Bsf | M::Bsr | M::Movzx
-        | M::Movsx | M::Movsxd | M::Movnti | M::Xchg | M::Xadd | M::Cmpxchg | M::Cmpxchg8b
-        | M::Cmpxchg16b | M::Bswap | M::Cbw | M::Cwde | M::Cdqe | M::Cwd | M::Cdq | M::Cqo
-        | M::Lahf | M::Sahf | M::Cmc | M::Clc | M::Stc | M::Popcnt => true,
+        M::Add
+        | M::Adc
+        | M::Sub
+        | M::Sbb
+        | M::And
+        | M::Or
+        | M::Xor
+        | M::Cmp
+        | M::Test
+        | M::Inc
+        | M::Dec
+        | M::Neg
+        | M::Not
+        | M::Shl
+        | M::Sal
+        | M::Shr
+        | M::Sar
+        | M::Rol
+        | M::Ror
+        | M::Shld
+        | M::Shrd
+        | M::Mul
+        | M::Imul
+        | M::Bsf
+        | M::Bsr
+        | M::Movzx
+        | M::Movsx
+        | M::Movsxd
+        | M::Movnti
+        | M::Xchg
+        | M::Xadd
+        | M::Cmpxchg
+        | M::Cmpxchg8b
+        | M::Cmpxchg16b
+        | M::Bswap
+        | M::Cbw
+        | M::Cwde
+        | M::Cdqe
+        | M::Cwd
+        | M::Cdq
+        | M::Cqo
+        | M::Lahf
+        | M::Sahf
+        | M::Cmc
+        | M::Clc
+        | M::Stc
+        | M::Popcnt => true,
         _ => is_conditional(i),
     }
 }
 
-/// SETcc and CMOVcc on general registers.
+fn is_rotate_by_one(i: &Instruction) -> bool {
+    i.op_kind(1) == OpKind::Immediate8 && i.immediate8() == 1
+}
+
+/// `SETcc` and `CMOVcc` on general registers.
 fn is_conditional(i: &Instruction) -> bool {
     i.condition_code() != iced_x86::ConditionCode::None
         && i.flow_control() == FlowControl::Next

@@ -78,6 +78,8 @@ pub(super) struct Lowering<'a> {
     links: Vec<Link>,
     /// Checks of the present instruction that send it to the interpreter.
     slow: Vec<Fixup>,
+    /// The encoder has no encoding for the present instruction with its operands moved.
+    refused: bool,
 }
 
 impl<'a> Lowering<'a> {
@@ -89,7 +91,12 @@ impl<'a> Lowering<'a> {
         mode: Mode,
         unit: u32,
     ) -> Self {
-        let is_sse = |(i, op)| matches!(classify(i, op, mode.sse()), Class::Ident(Ident { sse: true, .. }));
+        let is_sse = |(i, op)| {
+            matches!(
+                classify(i, op, mode.sse()),
+                Class::Ident(Ident { sse: true, .. })
+            )
+        };
         Self {
             block,
             instructions,
@@ -106,6 +113,7 @@ impl<'a> Lowering<'a> {
             cold: Vec::new(),
             links: Vec::new(),
             slow: Vec::new(),
+            refused: false,
         }
     }
 
@@ -162,6 +170,27 @@ impl<'a> Lowering<'a> {
     }
 
     fn instruction(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
+        let (start, flags, cold) = (self.code.here(), self.flags, self.cold.len());
+        self.template(op, i, bytes, class);
+        if std::mem::take(&mut self.refused) {
+            self.code.bytes.truncate(start);
+            self.flags = flags;
+            self.cold.truncate(cold);
+            self.slow.clear();
+            self.simulate(op);
+        }
+        if !self.slow.is_empty() {
+            let from = std::mem::take(&mut self.slow);
+            self.cold.push(Cold::Simulate {
+                from,
+                op,
+                resume: self.code.here(),
+                flags: self.flags,
+            });
+        }
+    }
+
+    fn template(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
         match class {
             Class::Nothing => {}
             Class::Ident(ident) if ident.span == 0 => self.ident_registers(i, bytes),
@@ -178,15 +207,6 @@ impl<'a> Lowering<'a> {
             Class::JumpIndirect => self.jump_indirect(i),
             Class::CallIndirect => self.call_indirect(i),
             Class::Simulate => self.simulate(op),
-        }
-        if !self.slow.is_empty() {
-            let from = std::mem::take(&mut self.slow);
-            self.cold.push(Cold::Simulate {
-                from,
-                op,
-                resume: self.code.here(),
-                flags: self.flags,
-            });
         }
     }
 
@@ -280,7 +300,12 @@ impl<'a> Lowering<'a> {
     }
 
     /// The host register of a guest's that has moved; loads those that live in the header.
-    fn host_of(&mut self, number: u8, free: &[Reg], homes: &mut [Option<(u8, Reg)>; 2]) -> Option<Reg> {
+    fn host_of(
+        &mut self,
+        number: u8,
+        free: &[Reg],
+        homes: &mut [Option<(u8, Reg)>; 2],
+    ) -> Option<Reg> {
         match number {
             4 => return Some(STACK),
             13..=15 => {}
@@ -289,7 +314,10 @@ impl<'a> Lowering<'a> {
         if let Some((_, host)) = homes.iter().flatten().find(|(known, _)| *known == number) {
             return Some(*host);
         }
-        let slot = homes.iter().position(Option::is_none).expect("two registers at most");
+        let slot = homes
+            .iter()
+            .position(Option::is_none)
+            .expect("two registers at most");
         let host = free[slot];
         self.code.load(host, home(number));
         homes[slot] = Some((number, host));
@@ -297,10 +325,11 @@ impl<'a> Lowering<'a> {
     }
 
     fn encode(&mut self, i: &Instruction) {
-        self.encoder.set_buffer(std::mem::take(&mut self.code.bytes));
+        self.encoder
+            .set_buffer(std::mem::take(&mut self.code.bytes));
         let encoded = self.encoder.encode(i, 0);
         self.code.bytes = self.encoder.take_buffer();
-        encoded.expect("a decoded instruction with moved operands can be encoded");
+        self.refused |= encoded.is_err();
     }
 
     fn lea(&mut self, i: &Instruction) {
@@ -331,7 +360,11 @@ impl<'a> Lowering<'a> {
                 self.code.mov_imm(S0, address);
                 self.encode_mov16(to);
             } else {
-                let address = if to.size() == 4 { address & 0xffff_ffff } else { address };
+                let address = if to.size() == 4 {
+                    address & 0xffff_ffff
+                } else {
+                    address
+                };
                 self.code.mov_imm(gpr_number(to), address);
             }
             return;
@@ -348,7 +381,8 @@ impl<'a> Lowering<'a> {
             0 if base == Register::None => 4,
             size => size,
         };
-        let operand = MemoryOperand::with_base_index_scale_displ_size(base, index, scale, displacement, size);
+        let operand =
+            MemoryOperand::with_base_index_scale_displ_size(base, index, scale, displacement, size);
         let opcode = match to.size() {
             2 => Opcode::Lea_r16_m,
             4 => Opcode::Lea_r32_m,
@@ -397,7 +431,11 @@ impl<'a> Lowering<'a> {
     fn check(&mut self, span: u16, write: bool, aligned: bool) {
         self.spill_flags();
         let table = TLB + usize::from(self.mode.bank()) * 1024 * size_of::<Entry>();
-        let tag = if write { offset_of!(Entry, write) } else { offset_of!(Entry, read) };
+        let tag = if write {
+            offset_of!(Entry, write)
+        } else {
+            offset_of!(Entry, read)
+        };
         self.code.mov(S1, S0);
         // Page number times 32, the size of an entry.
         self.code.shr(S1, 7);
@@ -408,7 +446,8 @@ impl<'a> Lowering<'a> {
         self.code.alu_imm(Alu::Cmp, true, S0, last);
         let miss = self.code.jcc(ABOVE);
         self.slow.push(miss);
-        self.code.alu_indexed(Alu::Add, S0, S1, table + offset_of!(Entry, host));
+        self.code
+            .alu_indexed(Alu::Add, S0, S1, table + offset_of!(Entry, host));
         if aligned {
             self.code.test8_imm(S0, 15);
             let misaligned = self.code.jcc(NOT_EQUAL);
@@ -432,8 +471,16 @@ impl<'a> Lowering<'a> {
         if memory {
             self.code.load_at(is_wide(i), S0, S0);
         }
-        if signed { self.guard_signed(is_wide(i)) } else { self.guard_unsigned(is_wide(i)) }
-        let register = if is_wide(i) { Register::R14 } else { Register::R14D };
+        if signed {
+            self.guard_signed(is_wide(i));
+        } else {
+            self.guard_unsigned(is_wide(i));
+        }
+        let register = if is_wide(i) {
+            Register::R14
+        } else {
+            Register::R14D
+        };
         let opcode = match (signed, is_wide(i)) {
             (false, false) => Opcode::Div_rm32,
             (false, true) => Opcode::Div_rm64,
@@ -488,7 +535,8 @@ impl<'a> Lowering<'a> {
         } else {
             self.check_push();
             let value = i.immediate(0).cast_signed();
-            self.code.store_imm_at(S0, i32::try_from(value).expect("PUSH has 32 bits at most"));
+            self.code
+                .store_imm_at(S0, i32::try_from(value).expect("PUSH has 32 bits at most"));
         }
         self.code.lea(STACK, STACK, -8);
     }
@@ -555,15 +603,21 @@ impl<'a> Lowering<'a> {
         self.check(8, false, false);
         self.code.load_at(true, S0, S0);
         self.look_up();
-        let released = if i.op_count() > 0 { i32::from(i.immediate16()) } else { 0 };
+        let released = if i.op_count() > 0 {
+            i32::from(i.immediate16())
+        } else {
+            0
+        };
         self.code.lea(STACK, STACK, 8 + released);
-        self.code.jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
+        self.code
+            .jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
     }
 
     fn jump_indirect(&mut self, i: &Instruction) {
         self.indirect_target(i);
         self.look_up();
-        self.code.jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
+        self.code
+            .jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
     }
 
     fn call_indirect(&mut self, i: &Instruction) {
@@ -706,7 +760,7 @@ fn is_wide(i: &Instruction) -> bool {
 }
 
 /// Whether operand `n` is a general register that is not in the host's of the same name.
-fn is_moved(i: &Instruction, n: u32) -> bool {
+pub(super) fn is_moved(i: &Instruction, n: u32) -> bool {
     i.op_kind(n) == OpKind::Register && {
         let register = i.op_register(n);
         register.is_gpr() && matches!(gpr_number(register), 4 | 13..=15)

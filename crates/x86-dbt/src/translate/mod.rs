@@ -245,7 +245,10 @@ impl Translator {
             return;
         };
         let link = self.links[number as usize];
-        let (from, to) = (&self.units[link.from.0 as usize], &self.units[unit.0 as usize]);
+        let (from, to) = (
+            &self.units[link.from.0 as usize],
+            &self.units[unit.0 as usize],
+        );
         if link.target != to.block.linear() || from.mode != to.mode {
             return;
         }
@@ -265,7 +268,13 @@ impl Translator {
     }
 
     /// Places host code for `block`; `None` when it has no room.
-    fn place(&mut self, block: &Rc<Block>, mode: Mode, instructions: &[Instruction], bytes: &[u8]) -> Option<UnitId> {
+    fn place(
+        &mut self,
+        block: &Rc<Block>,
+        mode: Mode,
+        instructions: &[Instruction],
+        bytes: &[u8],
+    ) -> Option<UnitId> {
         let id = UnitId(u32::try_from(self.units.len()).ok()?);
         let mut lowered = Lowering::new(block, instructions, bytes, mode, id.0).run();
         if self.units.len() >= UNITS_MAX || self.links.len() + lowered.links.len() > LINKS_MAX {
@@ -338,14 +347,19 @@ impl Cpu {
         };
         self.translator.follow(&mut self.tlb);
         let linear = block.linear();
-        let bank = if self.cpl == 3 { Bank::User } else { Bank::Supervisor };
+        let bank = if self.cpl == 3 {
+            Bank::User
+        } else {
+            Bank::Supervisor
+        };
         let global = self.tlb.is_global_fetch(bank, linear);
         let code = self.translator.address(unit);
         self.translator.chain(&mut self.tlb.frame, unit, global);
         if self.tlb.frame.remember_jump(mode.index(), linear, code) {
             let slot = jump_slot(linear);
             let jump = Dependent::Jump { mode, slot };
-            self.translator.depend(&mut self.tlb.frame, linear, global, jump);
+            self.translator
+                .depend(&mut self.tlb.frame, linear, global, jump);
         }
         self.enter(p, code);
         true
@@ -357,7 +371,9 @@ impl Cpu {
             return None;
         }
         let mut bytes = vec![0; block.len()];
-        self.ram.page(block.gpa())?.read(block.gpa() % PAGE, &mut bytes);
+        self.ram
+            .page(block.gpa())?
+            .read(block.gpa() % PAGE, &mut bytes);
         let decoder = Decoder::with_ip(64, &bytes, block.linear(), DecoderOptions::NONE);
         let instructions: Vec<Instruction> = decoder.into_iter().take(block.ops.len()).collect();
         for (i, op) in instructions.iter().zip(block.ops.iter()) {
@@ -408,7 +424,10 @@ impl Cpu {
     /// Executes the instruction that translated code has come to; whether translated code must be left.
     fn simulate(&mut self, p: &mut dyn Platform) -> bool {
         let header = self.tlb.frame.header();
-        let (unit, at) = (header.site >> SITE_OP_BITS, header.site as usize & ((1 << SITE_OP_BITS) - 1));
+        let (unit, at) = (
+            header.site >> SITE_OP_BITS,
+            header.site as usize & ((1 << SITE_OP_BITS) - 1),
+        );
         let (budget, flags) = (header.budget, header.flags);
         let unit = &self.translator.units[unit as usize];
         let (block, mode) = (Rc::clone(&unit.block), unit.mode);
@@ -436,7 +455,13 @@ impl Cpu {
         leave
     }
 
-    fn simulate_one(&mut self, p: &mut dyn Platform, block: &Block, at: usize, behind: u64) -> Result {
+    fn simulate_one(
+        &mut self,
+        p: &mut dyn Platform,
+        block: &Block,
+        at: usize,
+        behind: u64,
+    ) -> Result {
         let op = &block.ops[at];
         self.next_rip = behind;
         (op.handler)(self, p, op)?;

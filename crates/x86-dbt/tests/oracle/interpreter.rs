@@ -1,8 +1,9 @@
-//! The interpreter as a subject: a processor whose page tables, descriptor tables and IDT are those that
+//! The interpreter and the translator as subjects: a processor whose page tables, descriptor tables and IDT are those that
 //! [`State`] describes, and whose exceptions end in ring 0.
 
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use x86_dbt::{Cpu, Cpuid, Features, Isolated, Ram, Segment, TableRegister, Vendor};
+use x86_dbt::{Cpu, Cpuid, Exit, Features, Isolated, Ram, Segment, TableRegister, Vendor};
 
 use super::case::{CODE, DATA, Event, FLAGS_FIXED, Mode, Outcome, PAGE, STACK, State, Subject};
 use super::segments;
@@ -11,6 +12,8 @@ pub(crate) struct Interpreter {
     cpu: Cpu,
     memory: GuestMemoryMmap,
     outside: Isolated,
+    /// What lies behind the instruction.
+    behind: [u8; 2],
 }
 
 impl Interpreter {
@@ -27,6 +30,7 @@ impl Interpreter {
             cpu,
             memory,
             outside: Isolated,
+            behind: [0xcc; 2],
         };
         interpreter.write_tables();
         interpreter
@@ -83,6 +87,10 @@ impl Interpreter {
                 | (handler >> 16 & 0xffff) << 48;
             self.put(IDT_GPA + vector * 16, low);
             self.put(IDT_GPA + vector * 16 + 8, handler >> 32);
+            let at = SYSTEM_GPA + HANDLERS + vector * 8;
+            self.memory
+                .write_obj(JUMP_TO_SELF, GuestAddress(at))
+                .unwrap();
         }
     }
 
@@ -90,6 +98,9 @@ impl Interpreter {
         let mut code = [0xcc; PAGE];
         let at = (state.code_address() - CODE) as usize;
         code[at..at + state.len].copy_from_slice(state.bytes());
+        if let Some(behind) = code.get_mut(at + state.len..at + state.len + 2) {
+            behind.copy_from_slice(&self.behind);
+        }
         self.memory
             .write_slice(&code, GuestAddress(CODE_GPA))
             .unwrap();
@@ -201,6 +212,44 @@ impl Subject for Interpreter {
         Some(self.outcome(state))
     }
 }
+
+/// The translator as a subject. Two instructions are run, as code is translated by blocks: the case's, and behind it
+/// or in the exception's handler a jump to itself.
+pub(crate) struct Translator(Interpreter);
+
+impl Translator {
+    pub(crate) fn new() -> Self {
+        let mut interpreter = Interpreter::new();
+        interpreter.cpu.set_translation(Some(0));
+        interpreter.behind = JUMP_TO_SELF;
+        Self(interpreter)
+    }
+
+    /// How many cases ran as host code, and how many of their instructions had no translation.
+    pub(crate) fn translated(&self) -> (u64, u64) {
+        let stats = self.0.cpu.translator_stats();
+        (stats.units, stats.left_to_interpreter)
+    }
+}
+
+impl Subject for Translator {
+    fn step(&mut self, state: &State) -> Option<Outcome> {
+        let mut decoder = Decoder::new(64, state.bytes(), DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        // POPF may set TF, which traps behind the second instruction here.
+        let traps = matches!(instruction.mnemonic(), Mnemonic::Popf | Mnemonic::Popfq);
+        let falls_through = instruction.flow_control() == FlowControl::Next && !traps;
+        let has_room = (state.code_address() - CODE) as usize + state.len + 2 <= PAGE;
+        if state.mode != Mode::Long || state.repeats || !falls_through || !has_room {
+            return None;
+        }
+        self.0.load(state);
+        assert_eq!(self.0.cpu.run(&mut self.0.outside, 2), Exit::Deadline);
+        Some(self.0.outcome(state))
+    }
+}
+
+const JUMP_TO_SELF: [u8; 2] = [0xeb, 0xfe];
 
 /// What a segment register holds after it was loaded with `selector`.
 fn segment(selector: u16) -> Segment {

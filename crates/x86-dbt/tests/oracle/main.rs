@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use case::{Event, Outcome, State, Subject};
 use forms::Catalogue;
 use host::Unavailable;
-use interpreter::Interpreter;
+use interpreter::{Interpreter, Translator};
 use native_unit::NativeSubject;
 use run::{Effort, Report};
 
@@ -99,6 +99,23 @@ fn the_interpreter_agrees_with_the_host() {
     eprintln!("{} cases of {} forms", report.cases, report.forms.len());
     report.assert_agreement();
     assert!(report.forms.len() > 1500, "{} forms", report.forms.len());
+}
+
+#[test]
+fn the_translator_agrees_with_the_host() {
+    let mut translator = Translator::new();
+    let Some(report) = compared(&mut translator, Effort::from_environment(5)) else {
+        return;
+    };
+    let (units, interpreted) = translator.translated();
+    eprintln!(
+        "{} cases of {} forms; {units} translated, of them {interpreted} as a call of the interpreter",
+        report.cases,
+        report.forms.len()
+    );
+    report.assert_agreement();
+    assert!(report.forms.len() > 1200, "{} forms", report.forms.len());
+    assert!(units - interpreted > 3000, "{units} {interpreted}");
 }
 
 #[test]
