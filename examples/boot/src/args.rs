@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Shell commands to run in Debian's guest before it powers off, instead of an interactive shell.
     #[arg(long, value_name = "COMMANDS")]
     pub(crate) run: Option<String>,
+    /// Write the RAM disk that Debian's guest would get to a file and stop, to boot the same elsewhere.
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel")]
+    pub(crate) write_initrd: Option<PathBuf>,
     /// Stop when the guest prints this: exit code 0 then, 1 if it ends without.
     #[arg(long, value_name = "TEXT")]
     pub(crate) expect: Option<String>,

@@ -27,6 +27,15 @@ use session::Session;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(path) = &args.write_initrd {
+        return match write_initrd(&args, path) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("boot: {error:#}");
+                ExitCode::from(BAD_INPUT)
+            }
+        };
+    }
     match prepare(&args) {
         Ok(session) => session.run(&args),
         Err(error) => {
@@ -173,6 +182,13 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
             .unwrap_or_else(|| default_command_line(args)),
         entry: ElfEntry::Auto,
     })
+}
+
+fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
+    let files = debian::obtain(args.guest)?;
+    let busybox = std::fs::read(&files.busybox).context("busybox")?;
+    let initrd = initramfs::build(&busybox, args.run.as_deref())?;
+    std::fs::write(path, initrd).with_context(|| path.display().to_string())
 }
 
 fn embedded_guest(args: &Args) -> Payload {
