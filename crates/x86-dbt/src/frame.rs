@@ -49,7 +49,16 @@ pub(crate) struct Header {
     pub(crate) link: u64,
     /// 1 while the guest's XMM registers and MXCSR are in the host's.
     pub(crate) xmm_live: u64,
+    /// 1 while its x87 registers are too.
+    pub(crate) x87_live: u64,
+    /// 1 when the x87 registers were saved and the pointers below are to go with them.
+    pub(crate) x87_saved: u64,
     pub(crate) host_mxcsr: u64,
+    pub(crate) host_fcw: u64,
+    /// The x87 pointers, as translated code keeps them.
+    pub(crate) fop: u64,
+    pub(crate) fip: u64,
+    pub(crate) fdp: u64,
     /// Where to go on after a simulated instruction.
     pub(crate) resume: u64,
     pub(crate) host_rsp: u64,
@@ -64,6 +73,7 @@ pub(crate) struct Header {
     pub(crate) exit: usize,
     pub(crate) simulate: usize,
     pub(crate) load_xmm: usize,
+    pub(crate) load_x87: usize,
 }
 
 /// [`Header::link`]: not left through a link.

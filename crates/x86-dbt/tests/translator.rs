@@ -24,6 +24,7 @@ fn step() -> impl Strategy<Value = Vec<u8>> {
         1 => conditional(),
         1 => addresses(),
         1 => sse(),
+        1 => x87(),
         1 => interpreted(),
         1 => writes_code(),
     ]
@@ -147,6 +148,26 @@ fn sse() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+fn x87() -> impl Strategy<Value = Vec<u8>> {
+    prop::sample::select(vec![
+        vec![0xd9, 0xe8],             // fld1
+        vec![0xd9, 0xeb],             // fldpi
+        vec![0xde, 0xc1],             // faddp
+        vec![0xd8, 0xf1],             // fdiv st, st(1)
+        vec![0xdf, 0xf1],             // fcomip
+        vec![0xda, 0xc9],             // fcmove st, st(1)
+        vec![0xdd, 0xd8],             // fstp st(0)
+        vec![0xdc, 0x45, 0xc0],       // fadd qword [rbp - 64]
+        vec![0xdb, 0x6d, 0xd0],       // fld tbyte [rbp - 48]
+        vec![0xdb, 0x7d, 0xd0],       // fstp tbyte [rbp - 48]
+        vec![0xdd, 0x5d, 0x3c],       // fstp qword [rbp + 60], across the pages
+        vec![0xdf, 0xe0],             // fnstsw ax
+        vec![0xd9, 0x7d, 0xe0],       // fnstcw [rbp - 32]
+        vec![0xdb, 0xe3],             // fninit
+        vec![0x64, 0xdc, 0x45, 0xc0], // fadd qword fs:[rbp - 64]
+    ])
+}
+
 /// What has no template: the flags register, strings, CPUID, a port, x87, bit strings.
 fn interpreted() -> impl Strategy<Value = Vec<u8>> {
     prop::sample::select(vec![
@@ -171,8 +192,8 @@ fn writes_code() -> impl Strategy<Value = Vec<u8>> {
 
 /// The program in a loop of 40 turns, with a call in it; then it halts.
 fn program(steps: &[Vec<u8>]) -> Vec<u8> {
-    // mov r15d, 40
-    let mut code = vec![0x41, 0xbf, 40, 0, 0, 0];
+    // fninit; mov r15d, 40
+    let mut code = vec![0xdb, 0xe3, 0x41, 0xbf, 40, 0, 0, 0];
     let top = code.len();
     for step in steps {
         code.extend_from_slice(step);

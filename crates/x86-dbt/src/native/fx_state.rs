@@ -235,7 +235,7 @@ impl FxState {
     }
 
     /// Puts the invariants and the processor-independent fields back after the host's FXSAVE64 wrote the image.
-    pub(super) fn adopt_host_image(&mut self, fop: u16, fip: u64, fdp: u64) {
+    pub(crate) fn adopt_host_image(&mut self, fop: u16, fip: u64, fdp: u64) {
         self.put_u32(MXCSR_MASK_FIELD, MXCSR_MASK);
         self.set_pointers(fop, fip, fdp);
     }

@@ -137,6 +137,17 @@ impl NativeOp {
     pub(crate) fn is_xmm(&self) -> bool {
         matches!(self.run, Run::Xmm { .. })
     }
+
+    /// Whether it is an x87 instruction that the host runs on the whole state.
+    pub(crate) fn is_x87(&self) -> bool {
+        matches!(
+            self.run,
+            Run::Fx {
+                kind: FxKind::X87,
+                ..
+            }
+        )
+    }
 }
 
 /// How an operation runs.

@@ -42,8 +42,16 @@ pub(super) struct Ident {
     pub(super) writes_memory: bool,
     /// The memory operand must be aligned to 16 bytes.
     pub(super) aligned: bool,
-    /// Uses XMM registers or MXCSR.
-    pub(super) sse: bool,
+    pub(super) registers: Registers,
+}
+
+/// Which of the host's registers must be the guest's, beside the general ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Registers {
+    General,
+    Xmm,
+    /// The x87 registers, and with them the XMM registers.
+    X87,
 }
 
 /// What an instruction does to the status flags.
@@ -66,9 +74,9 @@ const STATUS: u32 = RflagsBits::OF
     | RflagsBits::CF
     | RflagsBits::PF;
 
-/// The class of an instruction of 64-bit code. `op` is the same instruction as the interpreter knows it; `sse` tells
-/// whether SSE instructions may run unchecked.
-pub(super) fn classify(i: &Instruction, op: &Op, sse: bool) -> Class {
+/// The class of an instruction of 64-bit code. `op` is the same instruction as the interpreter knows it; `floats`
+/// tells whether x87 and SSE instructions may run unchecked.
+pub(super) fn classify(i: &Instruction, op: &Op, floats: bool) -> Class {
     use Mnemonic as M;
     if i.encoding() != EncodingKind::Legacy || is_far_out(i) {
         return Class::Simulate;
@@ -95,7 +103,7 @@ pub(super) fn classify(i: &Instruction, op: &Op, sse: bool) -> Class {
         M::Call if is_near_indirect(i) => Class::CallIndirect,
         M::Ret if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => Class::Return,
         _ if i.is_jcc_short_or_near() && i.op_kind(0) == OpKind::NearBranch64 => Class::Branch,
-        _ if op.native.is_some() => sse_class(op, sse),
+        _ if op.native.is_some() => float_class(i, op, floats),
         _ if is_plain(i) => plain(i, op),
         _ => Class::Simulate,
     }
@@ -131,26 +139,35 @@ pub(super) fn flag_use(i: &Instruction) -> FlagUse {
     }
 }
 
-fn sse_class(op: &Op, sse: bool) -> Class {
-    let Some(native) = op.native.as_deref() else {
+fn float_class(i: &Instruction, op: &Op, floats: bool) -> Class {
+    let Some(native) = op.native.as_deref().filter(|_| floats) else {
         return Class::Simulate;
     };
-    let plain = sse && native.class == NativeClass::Sse && native.is_xmm();
+    let registers = match native.class {
+        NativeClass::Sse if native.is_xmm() => Registers::Xmm,
+        // The data pointer is an offset: with a segment base it is not the address.
+        NativeClass::X87 if native.is_x87() && !has_base(i) => Registers::X87,
+        _ => return Class::Simulate,
+    };
     let (span, writes_memory) = match native.memory {
         NativeMemory::None => (0, false),
         NativeMemory::Read(span) => (span, false),
         NativeMemory::Write(span) => (span, true),
         NativeMemory::Masked(_) | NativeMemory::Touch => return Class::Simulate,
     };
-    if !plain || span > 16 {
+    if span > 16 {
         return Class::Simulate;
     }
     Class::Ident(Ident {
         span,
         writes_memory,
         aligned: native.alignment > 1,
-        sse: true,
+        registers,
     })
+}
+
+fn has_base(i: &Instruction) -> bool {
+    matches!(i.memory_segment(), Register::FS | Register::GS)
 }
 
 fn plain(i: &Instruction, op: &Op) -> Class {
@@ -173,7 +190,7 @@ fn plain(i: &Instruction, op: &Op) -> Class {
         span,
         writes_memory: memory && writes_memory(i),
         aligned: i.mnemonic() == Mnemonic::Cmpxchg16b,
-        sse: false,
+        registers: Registers::General,
     })
     .unless(op.repeat != 0 && memory && !is_hint(i))
 }

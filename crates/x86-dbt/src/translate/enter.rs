@@ -43,6 +43,22 @@ macro_rules! load_guest {
     };
 }
 
+/// XMM registers to the image at R15.
+macro_rules! save_xmm {
+    () => {
+        concat!(
+            "movaps [r15 + {xmm}], xmm0\n movaps [r15 + {xmm} + 16], xmm1\n",
+            "movaps [r15 + {xmm} + 32], xmm2\n movaps [r15 + {xmm} + 48], xmm3\n",
+            "movaps [r15 + {xmm} + 64], xmm4\n movaps [r15 + {xmm} + 80], xmm5\n",
+            "movaps [r15 + {xmm} + 96], xmm6\n movaps [r15 + {xmm} + 112], xmm7\n",
+            "movaps [r15 + {xmm} + 128], xmm8\n movaps [r15 + {xmm} + 144], xmm9\n",
+            "movaps [r15 + {xmm} + 160], xmm10\n movaps [r15 + {xmm} + 176], xmm11\n",
+            "movaps [r15 + {xmm} + 192], xmm12\n movaps [r15 + {xmm} + 208], xmm13\n",
+            "movaps [r15 + {xmm} + 224], xmm14\n movaps [r15 + {xmm} + 240], xmm15\n",
+        )
+    };
+}
+
 /// Leaves S0 (R14) alone.
 macro_rules! save_guest {
     () => {
@@ -55,18 +71,18 @@ macro_rules! save_guest {
             "mov rax, [rsp + {homes}]\n mov [r15 + 13*8], rax\n",
             "mov rax, [rsp + {homes} + 8]\n mov [r15 + 14*8], rax\n",
             "mov rax, [rsp + {homes} + 16]\n mov [r15 + 15*8], rax\n",
-            // The XMM registers, if they are the guest's.
+            // The x87 and XMM registers, if they are the guest's.
             "cmp qword ptr [rsp + {xmm_live}], 0\n je 2f\n",
             "mov r15, [rsp + {fx}]\n",
-            "movaps [r15 + {xmm}], xmm0\n movaps [r15 + {xmm} + 16], xmm1\n",
-            "movaps [r15 + {xmm} + 32], xmm2\n movaps [r15 + {xmm} + 48], xmm3\n",
-            "movaps [r15 + {xmm} + 64], xmm4\n movaps [r15 + {xmm} + 80], xmm5\n",
-            "movaps [r15 + {xmm} + 96], xmm6\n movaps [r15 + {xmm} + 112], xmm7\n",
-            "movaps [r15 + {xmm} + 128], xmm8\n movaps [r15 + {xmm} + 144], xmm9\n",
-            "movaps [r15 + {xmm} + 160], xmm10\n movaps [r15 + {xmm} + 176], xmm11\n",
-            "movaps [r15 + {xmm} + 192], xmm12\n movaps [r15 + {xmm} + 208], xmm13\n",
-            "movaps [r15 + {xmm} + 224], xmm14\n movaps [r15 + {xmm} + 240], xmm15\n",
-            "stmxcsr [r15 + {mxcsr}]\n ldmxcsr [rsp + {host_mxcsr}]\n",
+            "cmp qword ptr [rsp + {xmm_live} + 8], 0\n je 4f\n",
+            "fxsave64 [r15]\n fninit\n fldcw [rsp + {host_fcw}]\n",
+            "mov qword ptr [rsp + {xmm_live} + 8], 0\n mov qword ptr [rsp + {xmm_live} + 16], 1\n",
+            "jmp 5f\n",
+            "4:\n",
+            save_xmm!(),
+            "stmxcsr [r15 + {mxcsr}]\n",
+            "5:\n",
+            "ldmxcsr [rsp + {host_mxcsr}]\n",
             "mov qword ptr [rsp + {xmm_live}], 0\n",
             "2:\n",
         )
@@ -112,6 +128,7 @@ pub(super) unsafe extern "sysv64" fn exit() {
         mxcsr = const FxState::MXCSR_OFFSET,
         xmm_live = const offset_of!(Header, xmm_live),
         host_mxcsr = const offset_of!(Header, host_mxcsr),
+        host_fcw = const offset_of!(Header, host_fcw),
     )
 }
 
@@ -144,8 +161,41 @@ pub(super) unsafe extern "sysv64" fn simulate_entry() {
         mxcsr = const FxState::MXCSR_OFFSET,
         xmm_live = const offset_of!(Header, xmm_live),
         host_mxcsr = const offset_of!(Header, host_mxcsr),
+        host_fcw = const offset_of!(Header, host_fcw),
     )
 }
+
+/// Called by translated code before its first x87 instruction: brings the whole state in. Takes S1 and the flags.
+#[unsafe(naked)]
+pub(super) unsafe extern "sysv64" fn load_x87() {
+    naked_asm!(
+        // One word of return address lies under the header here.
+        "mov r15, [rsp + {fx} + 8]",
+        "cmp qword ptr [rsp + {xmm_live} + 8], 0", "jne 2f",
+        "stmxcsr [rsp + {host_mxcsr} + 8]",
+        "jmp 3f",
+        "2:",
+        save_xmm!(),
+        "stmxcsr [r15 + {mxcsr}]",
+        "3:",
+        "fnstcw [rsp + {host_fcw} + 8]",
+        "fxrstor64 [r15]",
+        "mov qword ptr [rsp + {xmm_live} + 8], 1", "mov qword ptr [rsp + {xmm_live} + 16], 1",
+        "ret",
+        fx = const offset_of!(Header, fx),
+        xmm = const FxState::XMM0,
+        mxcsr = const FxState::MXCSR_OFFSET,
+        xmm_live = const offset_of!(Header, xmm_live),
+        host_mxcsr = const offset_of!(Header, host_mxcsr),
+        host_fcw = const offset_of!(Header, host_fcw),
+    )
+}
+
+/// The code around knows where these lie from the first of them.
+const _: () = assert!(
+    offset_of!(Header, x87_live) == offset_of!(Header, xmm_live) + 8
+        && offset_of!(Header, x87_saved) == offset_of!(Header, xmm_live) + 16
+);
 
 /// Called by translated code before its first SSE instruction: brings the guest's XMM registers in. Takes S1 and
 /// the flags.
@@ -194,6 +244,7 @@ pub(super) fn run(cpu: &mut Cpu, platform: &mut dyn Platform, code: *const u8) {
     header.exit = exit as *const () as usize;
     header.simulate = simulate_entry as *const () as usize;
     header.load_xmm = load_xmm as *const () as usize;
+    header.load_x87 = load_x87 as *const () as usize;
     let header = cpu.tlb.frame.base().cast::<Header>();
     // SAFETY: the caller took `code` from the arena's present generation, and code of it is not gone back to
     // after a flush: whatever flushes it sets an event, at which `Cpu::simulate` leaves. The header's pointers were set just above.

@@ -9,7 +9,7 @@ use core::mem::offset_of;
 
 use iced_x86::{Code as Opcode, Encoder, Instruction, MemoryOperand, OpKind, Register};
 
-use super::classify::{Class, FlagUse, Ident, classify, flag_use};
+use super::classify::{Class, FlagUse, Ident, Registers, classify, flag_use};
 use super::emit::*;
 use super::{Mode, SITE_OP_BITS};
 use crate::block::Block;
@@ -35,6 +35,9 @@ pub(super) struct Link {
     pub(super) target: u64,
 }
 
+/// RIP and opcode of the latest x87 instruction of the unit.
+type Latest = Option<(u64, u16)>;
+
 /// Where the guest's status flags are.
 #[derive(Clone, Copy)]
 struct Flags {
@@ -50,6 +53,7 @@ enum Cold {
         op: usize,
         resume: usize,
         flags: Flags,
+        x87: Latest,
     },
     /// A branch is taken after `op`.
     Taken {
@@ -57,6 +61,7 @@ enum Cold {
         op: usize,
         target: u64,
         flags: Flags,
+        x87: Latest,
     },
     /// The budget does not reach for the whole unit.
     Budget { from: Fixup },
@@ -70,7 +75,8 @@ pub(super) struct Lowering<'a> {
     bytes: &'a [u8],
     mode: Mode,
     unit: u32,
-    uses_sse: bool,
+    registers: Registers,
+    x87: Latest,
     code: Code,
     encoder: Encoder,
     flags: Flags,
@@ -91,19 +97,19 @@ impl<'a> Lowering<'a> {
         mode: Mode,
         unit: u32,
     ) -> Self {
-        let is_sse = |(i, op)| {
-            matches!(
-                classify(i, op, mode.sse()),
-                Class::Ident(Ident { sse: true, .. })
-            )
+        let registers = |(i, op)| match classify(i, op, mode.floats()) {
+            Class::Ident(ident) => ident.registers,
+            _ => Registers::General,
         };
+        let pairs = instructions.iter().zip(block.ops.iter());
         Self {
             block,
             instructions,
             bytes,
             mode,
             unit,
-            uses_sse: instructions.iter().zip(block.ops.iter()).any(is_sse),
+            registers: pairs.map(registers).max().unwrap_or(Registers::General),
+            x87: None,
             code: Code::default(),
             encoder: Encoder::new(64),
             flags: Flags {
@@ -119,10 +125,10 @@ impl<'a> Lowering<'a> {
 
     pub(super) fn run(mut self) -> Lowered {
         self.charge();
-        self.load_xmm();
+        self.load_registers();
         let mut at = 0;
         for (op, i) in self.instructions.iter().enumerate() {
-            let class = classify(i, &self.block.ops[op], self.mode.sse());
+            let class = classify(i, &self.block.ops[op], self.mode.floats());
             let bytes = &self.bytes[at..at + i.len()];
             at += i.len();
             self.instruction(op, i, bytes, class);
@@ -156,21 +162,34 @@ impl<'a> Lowering<'a> {
         i32::try_from(self.instructions.len()).expect("a block is short")
     }
 
-    /// Brings the guest's XMM registers in, if the unit needs them and they are not.
-    fn load_xmm(&mut self) {
-        if !self.uses_sse {
-            return;
-        }
-        let live = offset_of!(Header, xmm_live);
+    /// Brings the guest's XMM or x87 registers in, if the unit needs them and they are not.
+    fn load_registers(&mut self) {
+        let (live, load) = match self.registers {
+            Registers::General => return,
+            Registers::Xmm => (offset_of!(Header, xmm_live), offset_of!(Header, load_xmm)),
+            Registers::X87 => (offset_of!(Header, x87_live), offset_of!(Header, load_x87)),
+        };
         self.code.alu_frame_imm(Alu::Cmp, live, 0);
         let ready = self.code.jcc(NOT_EQUAL);
-        self.code.call_frame(offset_of!(Header, load_xmm));
+        self.code.call_frame(load);
         let here = self.code.here();
         self.code.bind(ready, here);
     }
 
+    /// Before translated code is left: what the x87 instructions so far did to the pointers.
+    fn settle_x87(&mut self, latest: Latest) {
+        let Some((rip, opcode)) = latest else {
+            return;
+        };
+        self.code.mov_imm(S0, rip);
+        self.code.store(S0, offset_of!(Header, fip));
+        self.code
+            .store_imm(offset_of!(Header, fop), u32::from(opcode));
+    }
+
     fn instruction(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
         let (start, flags, cold) = (self.code.here(), self.flags, self.cold.len());
+        let x87 = self.x87;
         self.template(op, i, bytes, class);
         if std::mem::take(&mut self.refused) {
             self.code.bytes.truncate(start);
@@ -186,15 +205,29 @@ impl<'a> Lowering<'a> {
                 op,
                 resume: self.code.here(),
                 flags: self.flags,
+                x87,
             });
+        }
+        match class {
+            Class::Ident(ident) if ident.registers == Registers::X87 => {
+                self.x87 = Some((i.ip(), self.block.ops[op].immediate as u16));
+            }
+            // The interpreter has put everything in its place.
+            Class::Simulate => self.x87 = None,
+            _ => {}
         }
     }
 
     fn template(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
         match class {
             Class::Nothing => {}
-            Class::Ident(ident) if ident.span == 0 => self.ident_registers(i, bytes),
-            Class::Ident(ident) => self.ident_memory(i, ident),
+            Class::Ident(ident) => {
+                if ident.span == 0 {
+                    self.ident_registers(i, bytes);
+                } else {
+                    self.ident_memory(i, ident);
+                }
+            }
             Class::Lea => self.lea(i),
             Class::Divide { signed } => self.divide(i, signed),
             Class::Push => self.push(i),
@@ -260,7 +293,15 @@ impl<'a> Lowering<'a> {
 
     fn ident_memory(&mut self, i: &Instruction, ident: Ident) {
         self.address(i);
+        let is_x87 = ident.registers == Registers::X87;
+        if is_x87 {
+            self.code.store(S0, offset_of!(Header, temporary));
+        }
         self.check(ident.span, ident.writes_memory, ident.aligned);
+        if is_x87 {
+            self.code.load(S1, offset_of!(Header, temporary));
+            self.code.store(S1, offset_of!(Header, fdp));
+        }
         // S0 holds the address; this takes S1 only.
         self.prepare_flags(i);
         self.encode_moved(i, &[S1]);
@@ -579,6 +620,7 @@ impl<'a> Lowering<'a> {
             op,
             target: i.near_branch64(),
             flags: self.flags,
+            x87: self.x87,
         });
     }
 
@@ -599,6 +641,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn ret(&mut self, i: &Instruction) {
+        self.settle_x87(self.x87);
         self.code.mov(S0, STACK);
         self.check(8, false, false);
         self.code.load_at(true, S0, S0);
@@ -614,6 +657,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn jump_indirect(&mut self, i: &Instruction) {
+        self.settle_x87(self.x87);
         self.indirect_target(i);
         self.look_up();
         self.code
@@ -621,6 +665,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn call_indirect(&mut self, i: &Instruction) {
+        self.settle_x87(self.x87);
         self.indirect_target(i);
         self.look_up();
         let code = self.jump_cache() + offset_of!(Jump, code);
@@ -665,6 +710,7 @@ impl<'a> Lowering<'a> {
     /// Leaves the unit for `target`.
     fn exit(&mut self, target: u64) {
         self.spill_flags();
+        self.settle_x87(self.x87);
         let from = self.code.jmp();
         self.cold.push(Cold::Unlinked { from, target });
     }
@@ -673,6 +719,7 @@ impl<'a> Lowering<'a> {
 
     fn simulate(&mut self, op: usize) {
         self.spill_flags();
+        self.settle_x87(self.x87);
         self.call_simulate(op);
     }
 
@@ -681,7 +728,7 @@ impl<'a> Lowering<'a> {
         let site = self.unit << SITE_OP_BITS | op;
         self.code.store_imm(offset_of!(Header, site), site);
         self.code.call_frame(offset_of!(Header, simulate));
-        self.load_xmm();
+        self.load_registers();
     }
 
     // Out of line.
@@ -694,10 +741,12 @@ impl<'a> Lowering<'a> {
                 op,
                 resume,
                 flags,
+                x87,
             } => {
                 for fixup in from {
                     self.code.bind(fixup, here);
                 }
+                self.settle_x87(x87);
                 self.call_simulate(op);
                 if flags.host {
                     self.code.restore_flags();
@@ -710,9 +759,10 @@ impl<'a> Lowering<'a> {
                 op,
                 target,
                 flags,
+                x87,
             } => {
                 self.code.bind(from, here);
-                self.flags = flags;
+                (self.flags, self.x87) = (flags, x87);
                 self.spill_flags();
                 let left = self.count() - i32::try_from(op).expect("a block is short") - 1;
                 if left > 0 {

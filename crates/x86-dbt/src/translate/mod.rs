@@ -44,7 +44,8 @@ const DEPENDENTS_MAX: usize = 1 << 13;
 /// Bits of a site's number that tell the instruction in its unit.
 const SITE_OP_BITS: u32 = 6;
 
-/// What host code depends on beside the guest's bytes: the TLB bank, and whether SSE instructions need no check.
+/// What host code depends on beside the guest's bytes: the TLB bank, and whether x87 and SSE instructions need no
+/// check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mode(u8);
 
@@ -135,7 +136,7 @@ impl Mode {
         self.0 & 3
     }
 
-    fn sse(self) -> bool {
+    fn floats(self) -> bool {
         self.0 & 4 != 0
     }
 }
@@ -327,11 +328,13 @@ impl Cpu {
         if self.code_bits != 64 || self.translator.threshold.is_none() {
             return None;
         }
-        const MASKED: u32 = 0x3f << 7;
-        let sse = self.cr0 & (CR0_EM | CR0_TS) == 0
+        const MXCSR_MASKED: u32 = 0x3f << 7;
+        const FCW_MASKED: u16 = 0x3f;
+        let floats = self.cr0 & (CR0_EM | CR0_TS) == 0
             && self.cr4 & CR4_OSFXSR != 0
-            && self.fx.mxcsr() & MASKED == MASKED;
-        Some(Mode(self.bank as u8 | u8::from(sse) << 2))
+            && self.fx.mxcsr() & MXCSR_MASKED == MXCSR_MASKED
+            && self.fx.fcw() & FCW_MASKED == FCW_MASKED;
+        Some(Mode(self.bank as u8 | u8::from(floats) << 2))
     }
 
     /// Runs `block` as host code, and what it leads to, if that is how it should run; whether it was.
@@ -377,7 +380,7 @@ impl Cpu {
         let decoder = Decoder::with_ip(64, &bytes, block.linear(), DecoderOptions::NONE);
         let instructions: Vec<Instruction> = decoder.into_iter().take(block.ops.len()).collect();
         for (i, op) in instructions.iter().zip(block.ops.iter()) {
-            let simulated = classify(i, op, mode.sse()) == Class::Simulate;
+            let simulated = classify(i, op, mode.floats()) == Class::Simulate;
             self.translator.stats.left_to_interpreter += u64::from(simulated);
         }
         let placed = self.translator.place(block, mode, &instructions, &bytes);
@@ -398,11 +401,12 @@ impl Cpu {
         self.lend(budget);
         let header = self.tlb.frame.header();
         header.link = NO_LINK;
-        header.xmm_live = 0;
+        (header.xmm_live, header.x87_live, header.x87_saved) = (0, 0, 0);
         enter::run(self, p, code);
         if self.translator.simulated {
             return;
         }
+        self.take_x87();
         let header = self.tlb.frame.header();
         self.rip = header.rip;
         self.ticks = self.translator.end.wrapping_add_signed(-header.budget);
@@ -413,16 +417,29 @@ impl Cpu {
     /// Puts into the header what translated code takes from there.
     fn lend(&mut self, budget: u64) {
         let (fs, gs) = (self.base[4], self.base[5]);
+        let x87 = (u64::from(self.fx.fop()), self.fx.fip(), self.fx.fdp());
         let flags = self.flags;
         let header: &mut Header = self.tlb.frame.header();
         header.fs_base = fs;
         header.gs_base = gs;
+        (header.fop, header.fip, header.fdp) = x87;
         header.flags = image(flags);
         header.budget = budget.cast_signed();
     }
 
+    /// Puts the x87 pointers beside the registers, if translated code had those.
+    fn take_x87(&mut self) {
+        let header = self.tlb.frame.header();
+        if header.x87_saved != 0 {
+            header.x87_saved = 0;
+            let fop = header.fop as u16;
+            self.fx.adopt_host_image(fop, header.fip, header.fdp);
+        }
+    }
+
     /// Executes the instruction that translated code has come to; whether translated code must be left.
     fn simulate(&mut self, p: &mut dyn Platform) -> bool {
+        self.take_x87();
         let header = self.tlb.frame.header();
         let (unit, at) = (
             header.site >> SITE_OP_BITS,
