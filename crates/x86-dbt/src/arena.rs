@@ -60,12 +60,12 @@ impl Arena {
         })
     }
 
-    /// Overwrites four bytes of a stub, `offset` bytes from the start of the arena: the distance of a jump.
+    /// Overwrites a few bytes of a stub, `offset` bytes from the start of the arena.
     ///
     /// # Panics
     ///
     /// When the bytes are not inside what was pushed.
-    pub(crate) fn patch(&mut self, offset: u32, bytes: [u8; 4]) {
+    pub(crate) fn patch(&mut self, offset: u32, bytes: &[u8]) {
         let offset = offset as usize;
         assert!(offset + bytes.len() <= self.used);
         let at = self.writable.inner().wrapping_add(offset);

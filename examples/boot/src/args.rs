@@ -56,7 +56,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TIMES", default_value = "16", value_parser = threshold)]
     pub(crate) translate_after: Threshold,
     /// Guest nanoseconds for each instruction of the dbt engine.
-    #[arg(long, value_name = "NS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
 }
 

@@ -63,8 +63,8 @@ pub(super) enum FlagUse {
     Reads,
     /// Writes all six, whatever they were.
     Overwrites,
-    /// Writes some, or writes depending on what they or a count were.
-    Changes,
+    /// Writes some, or writes depending on a count; `reads`: and its result depends on them.
+    Changes { reads: bool },
 }
 
 const STATUS: u32 = RflagsBits::OF
@@ -135,7 +135,7 @@ pub(super) fn flag_use(i: &Instruction) -> FlagUse {
         () if modifies == 0 && reads == 0 => FlagUse::None,
         () if modifies == 0 => FlagUse::Reads,
         () if fully => FlagUse::Overwrites,
-        () => FlagUse::Changes,
+        () => FlagUse::Changes { reads: reads != 0 },
     }
 }
 

@@ -11,6 +11,8 @@ pub(super) const RAX: Reg = 0;
 pub(super) const RDX: Reg = 2;
 /// Holds guest RSP.
 pub(super) const STACK: Reg = 13;
+/// Holds [`Header::budget`].
+pub(super) const BUDGET: Reg = 11;
 /// Free between instructions: the address, and what it becomes.
 pub(super) const S0: Reg = 14;
 /// Free between instructions.
@@ -21,14 +23,13 @@ pub(super) const BELOW_EQUAL: u8 = 6;
 pub(super) const ABOVE: u8 = 7;
 pub(super) const ABOVE_EQUAL: u8 = 3;
 pub(super) const NOT_EQUAL: u8 = 5;
-pub(super) const SIGN: u8 = 8;
+pub(super) const LESS: u8 = 12;
 
 /// Arithmetic by its number in the encoding.
 #[derive(Clone, Copy)]
 pub(super) enum Alu {
     Add = 0,
     And = 4,
-    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -43,8 +44,19 @@ pub(super) struct Code {
     pub(super) bytes: Vec<u8>,
 }
 
+/// Whether guest register `number` lives in the header.
+pub(super) fn has_home(number: Reg) -> bool {
+    matches!(number, 11 | 13..=15)
+}
+
+/// Where guest register `number` lives, of those that [`has_home`] names.
 pub(super) fn home(number: Reg) -> usize {
-    offset_of!(Header, homes) + usize::from(number - 13) * 8
+    let slot = if number == 11 {
+        3
+    } else {
+        usize::from(number - 13)
+    };
+    offset_of!(Header, homes) + slot * 8
 }
 
 impl Code {
@@ -315,8 +327,17 @@ impl Code {
     }
 }
 
+/// Bytes of the jump that chains a link.
+pub(super) const LINK_BYTES: usize = 5;
+
+/// The jump from `at` to `target`.
+pub(super) fn jump(at: usize, target: usize) -> [u8; LINK_BYTES] {
+    let [a, b, c, d] = relative(at + 1, target).to_le_bytes();
+    [0xe9, a, b, c, d]
+}
+
 /// The distance that the four bytes at `at` hold for a jump to `target`.
-pub(super) fn relative(at: usize, target: usize) -> i32 {
+fn relative(at: usize, target: usize) -> i32 {
     let from = i64::try_from(at + 4).expect("code offsets are small");
     let to = i64::try_from(target).expect("code offsets are small");
     i32::try_from(to - from).expect("the arena spans less than 2 GiB")

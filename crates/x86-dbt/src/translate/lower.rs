@@ -1,7 +1,7 @@
 //! From a block of guest instructions to host code.
 //!
 //! Between instructions the guest's registers are in the host's of the same name, but for RSP, which is in R13, and
-//! R13 to R15, which are in the header. The status flags are in the host's, in the header, or in both: [`Flags`].
+//! R11 and R13 to R15, which are in the header. The status flags are in the host's, in the header, or in both: [`Flags`].
 //! Nothing of the guest changes before the last check of an instruction, so that any of them can be given to the
 //! interpreter instead.
 
@@ -26,11 +26,9 @@ pub(super) struct Lowered {
 /// A direct jump out of the unit, to be chained to another.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
-    /// Where the distance of the jump is.
+    /// Where the code that leaves starts, to be overwritten by a jump of [`LINK_BYTES`].
     pub(super) at: usize,
-    /// Where it goes while it is not chained.
-    pub(super) stub: usize,
-    /// Where the stub's own number is to be filled in.
+    /// Where the link's number is to be filled in.
     pub(super) number_at: usize,
     pub(super) target: u64,
 }
@@ -65,8 +63,6 @@ enum Cold {
     },
     /// The budget does not reach for the whole unit.
     Budget { from: Fixup },
-    /// A link that is not chained.
-    Unlinked { from: Fixup, target: u64 },
 }
 
 pub(super) struct Lowering<'a> {
@@ -124,7 +120,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn run(mut self) -> Lowered {
-        self.charge();
+        self.check_budget();
         self.load_registers();
         let mut at = 0;
         for (op, i) in self.instructions.iter().enumerate() {
@@ -139,7 +135,7 @@ impl<'a> Lowering<'a> {
             iced_x86::FlowControl::Next | iced_x86::FlowControl::ConditionalBranch
         );
         if !ends {
-            self.exit(last.next_ip());
+            self.exit(self.instructions.len(), last.next_ip());
         }
         while let Some(cold) = self.cold.pop() {
             self.cold(cold);
@@ -150,16 +146,17 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// Takes the whole unit off the budget, or leaves if that is more than there is.
-    fn charge(&mut self) {
-        let offset = offset_of!(Header, budget);
-        self.code.alu_frame_imm(Alu::Sub, offset, self.count());
-        let from = self.code.jcc(SIGN);
+    /// Leaves if the unit is longer than what is left of the budget.
+    fn check_budget(&mut self) {
+        self.code
+            .alu_imm(Alu::Cmp, true, BUDGET, count(self.instructions.len()));
+        let from = self.code.jcc(LESS);
         self.cold.push(Cold::Budget { from });
     }
 
-    fn count(&self) -> i32 {
-        i32::try_from(self.instructions.len()).expect("a block is short")
+    /// Takes `executed` instructions off the budget, when the unit is left. Takes the flags.
+    fn charge(&mut self, executed: usize) {
+        self.code.lea(BUDGET, BUDGET, -count(executed));
     }
 
     /// Brings the guest's XMM or x87 registers in, if the unit needs them and they are not.
@@ -223,9 +220,9 @@ impl<'a> Lowering<'a> {
             Class::Nothing => {}
             Class::Ident(ident) => {
                 if ident.span == 0 {
-                    self.ident_registers(i, bytes);
+                    self.ident_registers(op, i, bytes);
                 } else {
-                    self.ident_memory(i, ident);
+                    self.ident_memory(op, i, ident);
                 }
             }
             Class::Lea => self.lea(i),
@@ -233,7 +230,7 @@ impl<'a> Lowering<'a> {
             Class::Push => self.push(i),
             Class::Pop => self.pop(i),
             Class::Leave => self.leave(),
-            Class::Jump => self.exit(i.near_branch64()),
+            Class::Jump => self.exit(op + 1, i.near_branch64()),
             Class::Branch => self.branch(op, i),
             Class::Call => self.call(i),
             Class::Return => self.ret(i),
@@ -264,14 +261,36 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    fn prepare_flags(&mut self, i: &Instruction) {
-        if matches!(flag_use(i), FlagUse::Reads | FlagUse::Changes) {
+    fn prepare_flags(&mut self, op: usize, i: &Instruction) {
+        let needed = match flag_use(i) {
+            FlagUse::Reads => true,
+            FlagUse::Changes { reads } => reads || !self.are_flags_dead(op),
+            FlagUse::None | FlagUse::Overwrites => false,
+        };
+        if needed {
             self.fill_flags();
         }
     }
 
+    /// Whether the flags that instruction `op` leaves are overwritten before anything can see them.
+    fn are_flags_dead(&self, op: usize) -> bool {
+        for (i, op) in self.instructions.iter().zip(&self.block.ops).skip(op + 1) {
+            match classify(i, op, self.mode.floats()) {
+                Class::Nothing | Class::Lea => continue,
+                Class::Ident(ident) if ident.span == 0 => {}
+                _ => return false,
+            }
+            match flag_use(i) {
+                FlagUse::Overwrites => return true,
+                FlagUse::None | FlagUse::Changes { reads: false } => {}
+                FlagUse::Reads | FlagUse::Changes { reads: true } => return false,
+            }
+        }
+        false
+    }
+
     fn settle_flags(&mut self, i: &Instruction) {
-        if matches!(flag_use(i), FlagUse::Overwrites | FlagUse::Changes) {
+        if matches!(flag_use(i), FlagUse::Overwrites | FlagUse::Changes { .. }) {
             self.flags = Flags {
                 host: true,
                 header: false,
@@ -281,8 +300,8 @@ impl<'a> Lowering<'a> {
 
     // Instructions kept as they are.
 
-    fn ident_registers(&mut self, i: &Instruction, bytes: &[u8]) {
-        self.prepare_flags(i);
+    fn ident_registers(&mut self, op: usize, i: &Instruction, bytes: &[u8]) {
+        self.prepare_flags(op, i);
         if (0..i.op_count()).any(|n| is_moved(i, n)) {
             self.encode_moved(i, &[S0, S1]);
         } else {
@@ -291,7 +310,7 @@ impl<'a> Lowering<'a> {
         self.settle_flags(i);
     }
 
-    fn ident_memory(&mut self, i: &Instruction, ident: Ident) {
+    fn ident_memory(&mut self, op: usize, i: &Instruction, ident: Ident) {
         self.address(i);
         let is_x87 = ident.registers == Registers::X87;
         if is_x87 {
@@ -303,7 +322,7 @@ impl<'a> Lowering<'a> {
             self.code.store(S1, offset_of!(Header, fdp));
         }
         // S0 holds the address; this takes S1 only.
-        self.prepare_flags(i);
+        self.prepare_flags(op, i);
         self.encode_moved(i, &[S1]);
         self.settle_flags(i);
     }
@@ -349,7 +368,7 @@ impl<'a> Lowering<'a> {
     ) -> Option<Reg> {
         match number {
             4 => return Some(STACK),
-            13..=15 => {}
+            _ if has_home(number) => {}
             _ => return None,
         }
         if let Some((_, host)) = homes.iter().flatten().find(|(known, _)| *known == number) {
@@ -378,7 +397,7 @@ impl<'a> Lowering<'a> {
         let number = gpr_number(register);
         let (host, stored) = match number {
             4 => (STACK, false),
-            13..=15 => (S0, true),
+            _ if has_home(number) => (S0, true),
             _ => (number, false),
         };
         if stored && register.size() == 2 {
@@ -446,7 +465,7 @@ impl<'a> Lowering<'a> {
         }
         match gpr_number(register) {
             4 => same_size(register, STACK),
-            number @ 13..=15 => {
+            number if has_home(number) => {
                 self.code.load(free, home(number));
                 same_size(register, free)
             }
@@ -504,7 +523,7 @@ impl<'a> Lowering<'a> {
         } else {
             self.spill_flags();
             match gpr_number(i.op_register(0)) {
-                number @ 13..=15 => self.code.load(S0, home(number)),
+                number if has_home(number) => self.code.load(S0, home(number)),
                 4 => self.code.mov(S0, STACK),
                 number => self.code.mov(S0, number),
             }
@@ -566,7 +585,7 @@ impl<'a> Lowering<'a> {
             self.check_push();
             let from = match gpr_number(i.op_register(0)) {
                 4 => STACK,
-                number @ 13..=15 => {
+                number if has_home(number) => {
                     self.code.load(S1, home(number));
                     S1
                 }
@@ -592,7 +611,7 @@ impl<'a> Lowering<'a> {
         self.code.mov(S0, STACK);
         self.check(8, false, false);
         match gpr_number(i.op_register(0)) {
-            number @ 13..=15 => {
+            number if has_home(number) => {
                 self.code.load_at(true, S0, S0);
                 self.code.store(S0, home(number));
             }
@@ -627,7 +646,7 @@ impl<'a> Lowering<'a> {
     fn call(&mut self, i: &Instruction) {
         self.check_push();
         self.push_return(i.next_ip());
-        self.exit(i.near_branch64());
+        self.exit(self.instructions.len(), i.near_branch64());
     }
 
     fn push_return(&mut self, to: u64) {
@@ -652,6 +671,7 @@ impl<'a> Lowering<'a> {
             0
         };
         self.code.lea(STACK, STACK, 8 + released);
+        self.charge(self.instructions.len());
         self.code
             .jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
     }
@@ -660,6 +680,7 @@ impl<'a> Lowering<'a> {
         self.settle_x87(self.x87);
         self.indirect_target(i);
         self.look_up();
+        self.charge(self.instructions.len());
         self.code
             .jump_indexed(S1, self.jump_cache() + offset_of!(Jump, code));
     }
@@ -673,6 +694,7 @@ impl<'a> Lowering<'a> {
         self.code.store(S1, offset_of!(Header, temporary));
         self.check_push();
         self.push_return(i.next_ip());
+        self.charge(self.instructions.len());
         self.code.jump_frame(offset_of!(Header, temporary));
     }
 
@@ -687,7 +709,7 @@ impl<'a> Lowering<'a> {
         self.spill_flags();
         match gpr_number(i.op_register(0)) {
             4 => self.code.mov(S0, STACK),
-            number @ 13..=15 => self.code.load(S0, home(number)),
+            number if has_home(number) => self.code.load(S0, home(number)),
             number => self.code.mov(S0, number),
         }
     }
@@ -707,12 +729,31 @@ impl<'a> Lowering<'a> {
         JUMP_CACHES + self.mode.index() * JUMP_CACHE_BYTES
     }
 
-    /// Leaves the unit for `target`.
-    fn exit(&mut self, target: u64) {
+    /// Leaves the unit for `target`, with so many of its instructions executed.
+    fn exit(&mut self, executed: usize, target: u64) {
         self.spill_flags();
+        self.charge(executed);
         self.settle_x87(self.x87);
-        let from = self.code.jmp();
-        self.cold.push(Cold::Unlinked { from, target });
+        if target == self.block.linear() {
+            // The unit is valid as long as it runs.
+            let from = self.code.jmp();
+            self.code.bind(from, 0);
+        } else {
+            self.link(target);
+        }
+    }
+
+    /// Leaves translated code for `target`, by code that a jump can overwrite. What is overwritten must not be a
+    /// jump itself: processors here keep mispredicting a direct jump whose distance has changed.
+    fn link(&mut self, target: u64) {
+        let at = self.code.here();
+        self.code.store_imm(offset_of!(Header, link), 0);
+        self.links.push(Link {
+            at,
+            number_at: self.code.here() - 4,
+            target,
+        });
+        self.leave_for(target);
     }
 
     // The interpreter.
@@ -763,43 +804,25 @@ impl<'a> Lowering<'a> {
             } => {
                 self.code.bind(from, here);
                 (self.flags, self.x87) = (flags, x87);
-                self.spill_flags();
-                let left = self.count() - i32::try_from(op).expect("a block is short") - 1;
-                if left > 0 {
-                    let budget = offset_of!(Header, budget);
-                    self.code.alu_frame_imm(Alu::Add, budget, left);
-                }
-                self.exit(target);
+                self.exit(op + 1, target);
             }
             Cold::Budget { from } => {
                 self.code.bind(from, here);
-                let budget = offset_of!(Header, budget);
-                self.code.alu_frame_imm(Alu::Add, budget, self.count());
                 let start = self.instructions[0].ip();
-                self.leave_for(start, None);
-            }
-            Cold::Unlinked { from, target } => {
-                self.code.bind(from, here);
-                self.leave_for(target, Some((from, here)));
+                self.leave_for(start);
             }
         }
     }
 
     /// Leaves translated code, with RIP at `target`.
-    fn leave_for(&mut self, target: u64, link: Option<(Fixup, usize)>) {
-        let number = offset_of!(Header, link);
-        if let Some((from, stub)) = link {
-            self.code.store_imm(number, 0);
-            self.links.push(Link {
-                at: from.0,
-                stub,
-                number_at: self.code.here() - 4,
-                target,
-            });
-        }
+    fn leave_for(&mut self, target: u64) {
         self.code.mov_imm(S0, target);
         self.code.jump_frame(offset_of!(Header, exit));
     }
+}
+
+fn count(instructions: usize) -> i32 {
+    i32::try_from(instructions).expect("a block is short")
 }
 
 fn is_wide(i: &Instruction) -> bool {
@@ -813,7 +836,8 @@ fn is_wide(i: &Instruction) -> bool {
 pub(super) fn is_moved(i: &Instruction, n: u32) -> bool {
     i.op_kind(n) == OpKind::Register && {
         let register = i.op_register(n);
-        register.is_gpr() && matches!(gpr_number(register), 4 | 13..=15)
+        let number = gpr_number(register);
+        register.is_gpr() && (number == 4 || has_home(number))
     }
 }
 

@@ -29,7 +29,7 @@ use crate::platform::Platform;
 use crate::ram::PAGE;
 use crate::tlb::{Bank, Gone, Tlb};
 use classify::{Class, classify};
-use emit::relative;
+use emit::{LINK_BYTES, jump};
 use lower::Lowering;
 
 /// How often a block is interpreted before it is translated.
@@ -88,10 +88,10 @@ struct Unit {
 struct Link {
     /// The unit it leaves.
     from: UnitId,
-    /// Offset of its distance in the arena.
+    /// Offset in the arena of the code that leaves.
     at: u32,
-    /// The distance while it is not chained.
-    unchained: [u8; 4],
+    /// What a chained link overwrites.
+    unchained: [u8; LINK_BYTES],
     target: u64,
     /// The unit that has this link in its list.
     listed: Option<UnitId>,
@@ -182,7 +182,7 @@ impl Translator {
 
     fn unchain(&mut self, link: u32) {
         let link = &self.links[link as usize];
-        self.arena.patch(link.at, link.unchained);
+        self.arena.patch(link.at, &link.unchained);
     }
 
     /// Forgets what was kept by linear address and is gone from the TLB.
@@ -253,11 +253,11 @@ impl Translator {
         if link.target != to.block.linear() || from.mode != to.mode {
             return;
         }
-        let distance = relative(link.at as usize, to.code as usize);
+        let jump = jump(link.at as usize, to.code as usize);
         let same_page = |a: u64, b: u64| a / PAGE == b / PAGE;
         let near = same_page(from.block.linear(), to.block.linear())
             && same_page(from.block.gpa(), to.block.gpa());
-        self.arena.patch(link.at, distance.to_le_bytes());
+        self.arena.patch(link.at, &jump);
         self.stats.chained += 1;
         if link.listed != Some(unit) {
             self.units[unit.0 as usize].incoming.push(number);
@@ -291,7 +291,7 @@ impl Translator {
             self.links.push(Link {
                 from: id,
                 at: code + u32::try_from(link.at).ok()?,
-                unchained: relative(link.at, link.stub).to_le_bytes(),
+                unchained: std::array::from_fn(|n| lowered.code.bytes[link.at + n]),
                 target: link.target,
                 listed: None,
             });
@@ -450,7 +450,7 @@ impl Cpu {
         let (block, mode) = (Rc::clone(&unit.block), unit.mode);
         let ahead = (block.ops.len() - at) as u64;
         let before: u64 = block.ops[..at].iter().map(|op| u64::from(op.len)).sum();
-        self.ticks = self.translator.end.wrapping_add_signed(-budget) - ahead;
+        self.ticks = self.translator.end.wrapping_add_signed(-budget) + at as u64;
         self.rip = block.linear().wrapping_add(before);
         self.flags = self.flags & !crate::flags::STATUS | status(flags);
         self.translator.stats.simulated += 1;
@@ -467,7 +467,8 @@ impl Cpu {
             || self.translation_mode() != Some(mode);
         self.translator.simulated = leave;
         if !leave {
-            self.lend(self.translator.end - self.ticks - (ahead - 1));
+            // What the unit has executed is charged when it is left.
+            self.lend(self.translator.end - self.ticks + at as u64 + 1);
         }
         leave
     }
