@@ -111,7 +111,7 @@ fn multiply_divide() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A branch over the next two bytes, SETcc or CMOVcc.
+/// A branch over the next two bytes, `SETcc` or `CMOVcc`.
 fn conditional() -> impl Strategy<Value = Vec<u8>> {
     (0u8..3, 0u8..16, free(), free()).prop_map(|(form, condition, a, b)| match form {
         0 => vec![0x70 | condition, 2, 0xff, 0xc0],
@@ -228,11 +228,8 @@ fn run(code: &[u8], seed: u64, translate: Option<u32>, budgets: &[u64]) -> (Vec<
     let mut guest = Guest::long_mode(|a| a.db(code).unwrap());
     guest.cpu.set_translation(translate);
     let mut registers = guest.cpu.registers();
-    for (n, value) in (0u64..).zip(&mut registers.gpr) {
-        *value = seed
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .rotate_left(7 * n as u32)
-            >> (n % 4 * 16);
+    for (n, value) in (0u32..).zip(&mut registers.gpr) {
+        *value = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(7 * n) >> (n % 4 * 16);
     }
     registers.gpr[4] = STACK;
     registers.gpr[5] = DATA + 0xfc0;

@@ -75,7 +75,9 @@ fn threshold(text: &str) -> Result<Threshold, String> {
     if text == "never" {
         return Ok(Threshold(None));
     }
-    let number = text.parse().map_err(|_| "a number, or \"never\"".to_owned())?;
+    let number = text
+        .parse()
+        .map_err(|_| "a number, or \"never\"".to_owned())?;
     Ok(Threshold(Some(number)))
 }
 

@@ -24,7 +24,9 @@ impl Report<'_> {
             Engine::Lockstep(engine) => Some(engine.subject().cost()),
             Engine::Kvm(_) => None,
         };
-        self.times(&mut table, cost.as_ref());
+        // In lockstep two processors share the time.
+        let lockstep = matches!(self.engine, Engine::Lockstep(_));
+        self.times(&mut table, cost.as_ref().filter(|_| !lockstep));
         if let Engine::Lockstep(engine) = self.engine {
             let compared = grouped(engine.compared());
             table.add_row(["comparisons with the interpreter", &compared, ""]);
@@ -86,7 +88,12 @@ fn costs(table: &mut Table, cost: &DbtCost) {
     row(table, "TLB fills", cost.tlb.fills, all);
     let translator = &cost.translator;
     row(table, "blocks translated", translator.units, all);
-    row(table, "entries into translated code", translator.entries, all);
+    row(
+        table,
+        "entries into translated code",
+        translator.entries,
+        all,
+    );
     row(
         table,
         "instructions it had interpreted",

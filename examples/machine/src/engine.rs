@@ -78,7 +78,9 @@ pub enum EngineError {
         rip: u64,
     },
     /// Translated code and the interpreter disagree.
-    #[error("the translator differs from the interpreter between instructions {from} and {to}:\n{difference}")]
+    #[error(
+        "the translator differs from the interpreter between instructions {from} and {to}:\n{difference}"
+    )]
     Diverged {
         /// Instructions retired when both still agreed.
         from: u64,
