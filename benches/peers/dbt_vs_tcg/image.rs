@@ -39,8 +39,16 @@ impl Image {
             let flags = "-O2 -ffreestanding -fno-pie -fno-stack-protector -fcf-protection=none \
                          -fno-asynchronous-unwind-tables -c -o";
             let mut command = Command::new("gcc");
-            command.args(flags.split_whitespace()).arg(directory.join(output));
-            assert!(command.arg(source.join(input)).status().expect("gcc").success());
+            command
+                .args(flags.split_whitespace())
+                .arg(directory.join(output));
+            assert!(
+                command
+                    .arg(source.join(input))
+                    .status()
+                    .expect("gcc")
+                    .success()
+            );
         };
         gcc("start.S", "start.o");
         gcc("kernels.c", "kernels.o");
@@ -77,7 +85,10 @@ impl Image {
         let mapped = unsafe { libc::mmap(at, len, protection, flags, -1, 0) };
         assert_eq!(mapped, at, "the image's address is taken");
         // SAFETY: the mapping is as long as the image, and new.
-        unsafe { at.cast::<u8>().copy_from_nonoverlapping(self.bytes.as_ptr(), self.bytes.len()) };
+        unsafe {
+            at.cast::<u8>()
+                .copy_from_nonoverlapping(self.bytes.as_ptr(), self.bytes.len())
+        };
         let run = self.word(NATIVE) as *const ();
         // SAFETY: the image says that `run` is a C function of two words.
         let run: extern "sysv64" fn(u64, u64) -> u64 = unsafe { std::mem::transmute(run) };
@@ -93,7 +104,9 @@ impl Image {
     pub(crate) fn ours(&self, kernel: u64, iterations: u64, translate: bool) -> Run {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), RAM)]).expect("RAM");
         let image = self.with_parameters(kernel, iterations);
-        memory.write_slice(&image, GuestAddress(BASE)).expect("inside RAM");
+        memory
+            .write_slice(&image, GuestAddress(BASE))
+            .expect("inside RAM");
         let ram = Ram::new(memory.clone()).expect("RAM of whole pages");
         let cpuid = Cpuid::new(Vendor::Amd, Features::DEFAULT, 1_000_000_000);
         let mut cpu = Cpu::new(cpuid, ram).expect("executable memory");

@@ -4,15 +4,26 @@ use crate::image::Image;
 use crate::median;
 
 const KERNELS: [&str; 10] = [
-    "int", "sieve", "sha256", "matmul_sse2", "interp_goto", "fib_callret", "chase", "x87",
-    "sqrt_fp", "icall",
+    "int",
+    "sieve",
+    "sha256",
+    "matmul_sse2",
+    "interp_goto",
+    "fib_callret",
+    "chase",
+    "x87",
+    "sqrt_fp",
+    "icall",
 ];
 const ROUNDS: usize = 3;
 
 /// Each kernel takes about `seconds` natively.
 pub(crate) fn run(seconds: f64) {
     let image = Image::build();
-    println!("{:<12} {:>10} {:>8} {:>8} {:>8}", "kernel", "native ns", "ours", "interp.", "TCG");
+    println!(
+        "{:<12} {:>10} {:>8} {:>8} {:>8}",
+        "kernel", "native ns", "ours", "interp.", "TCG"
+    );
     let mut logarithms = [0.0; 2];
     let mut worst = (0.0, "");
     for (number, name) in (0..).zip(KERNELS) {
@@ -31,7 +42,10 @@ pub(crate) fn run(seconds: f64) {
         }
     }
     let [ours, tcg] = logarithms.map(|sum| (sum / KERNELS.len() as f64).exp());
-    println!("geomean: ours {ours:.2} (goal 2.0), TCG {tcg:.2}; worst {} {:.2} (goal 4)", worst.1, worst.0);
+    println!(
+        "geomean: ours {ours:.2} (goal 2.0), TCG {tcg:.2}; worst {} {:.2} (goal 4)",
+        worst.1, worst.0
+    );
 }
 
 /// Seconds for an iteration: native, translated, interpreted, TCG.
@@ -47,9 +61,15 @@ fn measure(image: &Image, kernel: u64, seconds: f64) -> [f64; 4] {
     for _ in 0..ROUNDS {
         let native = image.native(kernel, iterations);
         let ours = image.ours(kernel, iterations, true);
-        assert_eq!(native.result, ours.result, "kernel {kernel} is wrong translated");
+        assert_eq!(
+            native.result, ours.result,
+            "kernel {kernel} is wrong translated"
+        );
         let interpreted = image.ours(kernel, slow, false);
-        assert_eq!(expected, interpreted.result, "kernel {kernel} is wrong interpreted");
+        assert_eq!(
+            expected, interpreted.result,
+            "kernel {kernel} is wrong interpreted"
+        );
         let tcg_iterations = (iterations / 4).max(1);
         let tcg = image.tcg(kernel, tcg_iterations) - image.tcg(kernel, 0);
         times[0].push(native.seconds / iterations as f64);

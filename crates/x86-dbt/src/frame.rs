@@ -4,7 +4,7 @@
 //! delivers at that moment finds a real stack: the room below the header.
 //!
 //! ```text
-//! guard | signal stack | header | TLB entries | jump caches | guard
+//! guard | signal stack | header | pins | TLB entries | jump caches | guard
 //!                      ^ RSP
 //! ```
 
@@ -20,8 +20,13 @@ pub(crate) const JUMPS: usize = 1 << 16;
 /// Jump caches, one for each [`crate::translate::Mode`].
 pub(crate) const MODES: usize = 8;
 
+/// Pins for reads, and for writes, of each TLB bank.
+pub(crate) const PINS_EACH: usize = 64;
+const PIN_COUNT: usize = 4 * 2 * PINS_EACH;
+/// Offset of the pins from RSP.
+pub(crate) const PINS: usize = 4096;
 /// Offset of the TLB from RSP.
-pub(crate) const TLB: usize = 4096;
+pub(crate) const TLB: usize = PINS + PIN_COUNT * size_of::<Pin>();
 /// Offset of the first jump cache from RSP.
 pub(crate) const JUMP_CACHES: usize = TLB + ENTRIES * size_of::<Entry>();
 /// Bytes of one jump cache.
@@ -79,6 +84,23 @@ pub(crate) struct Header {
 /// [`Header::link`]: not left through a link.
 pub(crate) const NO_LINK: u64 = u64::MAX;
 
+/// A page that code at one place used last. Zeroes hold none.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Pin {
+    /// Its linear address.
+    pub(crate) page: u64,
+    /// Offsets below this are inside; none are when it is 0.
+    pub(crate) limit: u64,
+    pub(crate) host: u64,
+    unused: u64,
+}
+
+impl Pin {
+    /// The limit of a page, so that 16 bytes from any offset below it are in the page.
+    pub(crate) const LIMIT: u32 = 4081;
+}
+
 /// Where an indirect jump to `linear` goes on in translated code.
 #[derive(Clone, Copy)]
 #[repr(C)]
@@ -130,6 +152,17 @@ impl Frame {
         let at = self.base().wrapping_add(TLB).cast::<[Entry; ENTRIES]>();
         // SAFETY: as in `entries`, and `&mut self` is the only way to it.
         unsafe { &mut *at }
+    }
+
+    /// Forgets what the pins hold; must follow whatever takes a translation or a permission away.
+    pub(crate) fn unpin(&mut self) {
+        let at = self.base().wrapping_add(PINS).cast::<[Pin; PIN_COUNT]>();
+        // SAFETY: the pins lie in this frame's own memory, page-aligned, and every bit pattern is a `Pin`; `&mut self`
+        // is the only way to them.
+        let pins = unsafe { &mut *at };
+        for pin in pins {
+            pin.limit = 0;
+        }
     }
 
     fn jumps(&mut self, mode: usize) -> &mut [Jump; JUMPS] {

@@ -204,6 +204,7 @@ impl Tlb {
             !(first[slot].is_empty(slot) && second.entry.is_empty(slot))
         });
         self.filled = filled;
+        self.frame.unpin();
         self.epoch += 1;
         self.stats.flushes += 1;
         self.gone.local = true;
@@ -222,6 +223,7 @@ impl Tlb {
                 }
             }
         }
+        self.frame.unpin();
         self.epoch += 1;
         if self.gone.pages.len() < PAGES_MAX {
             self.gone.pages.push(page);
@@ -238,6 +240,7 @@ impl Tlb {
     /// Takes the write permission from every entry of the guest-physical page `gpa`: code was found there.
     pub(crate) fn protect(&mut self, gpa: u64) {
         let page = gpa & PAGE_MASK;
+        self.frame.unpin();
         let first = self.frame.entries_mut();
         for &slot in &self.filled {
             let slot = usize::from(slot);

@@ -27,7 +27,40 @@ fn step() -> impl Strategy<Value = Vec<u8>> {
         1 => x87(),
         1 => interpreted(),
         1 => writes_code(),
+        2 => inner_loop(),
     ]
+}
+
+/// A loop of up to 20 turns over one or two steps, ended by CMP or TEST and a branch back.
+fn inner_loop() -> impl Strategy<Value = Vec<u8>> {
+    let body = prop_oneof![
+        memory(),
+        arithmetic(),
+        stack(),
+        sse(),
+        interpreted(),
+        conditional()
+    ];
+    (vec(body, 1..3), 1u8..20, any::<bool>(), any::<bool>()).prop_map(|(body, turns, test, add)| {
+        // mov ecx, turns
+        let mut code = vec![0xb9, turns, 0, 0, 0];
+        let top = code.len();
+        code.extend(body.concat());
+        // sub ecx, 1; then test ecx, ecx or cmp ecx, 0; jg
+        code.extend([0x83, 0xe9, 1]);
+        code.extend_from_slice(if test {
+            &[0x85, 0xc9]
+        } else {
+            &[0x83, 0xf9, 0]
+        });
+        if add {
+            code.extend([0x48, 0x8b, 0x75, 0x00]); // mov rsi, [rbp]
+        }
+        code.extend([0x0f, 0x8f]);
+        let back = i32::try_from(top).unwrap() - i32::try_from(code.len() + 4).unwrap();
+        code.extend_from_slice(&back.to_le_bytes());
+        code
+    })
 }
 
 fn rex(wide: bool, reg: u8, rm: u8) -> u8 {

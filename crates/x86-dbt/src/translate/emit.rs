@@ -24,6 +24,7 @@ pub(super) const ABOVE: u8 = 7;
 pub(super) const ABOVE_EQUAL: u8 = 3;
 pub(super) const NOT_EQUAL: u8 = 5;
 pub(super) const LESS: u8 = 12;
+pub(super) const GREATER_EQUAL: u8 = 13;
 
 /// Arithmetic by its number in the encoding.
 #[derive(Clone, Copy)]
@@ -118,6 +119,11 @@ impl Code {
     pub(super) fn store16(&mut self, reg: Reg, offset: usize) {
         self.put(&[0x66]);
         self.frame_sized(0, &[0x89], reg, offset);
+    }
+
+    /// `op reg, [rsp + offset]`.
+    pub(super) fn alu_frame(&mut self, op: Alu, reg: Reg, offset: usize) {
+        self.frame(&[(op as u8) << 3 | 3], reg, offset);
     }
 
     /// `op qword [rsp + offset], value`.

@@ -7,14 +7,18 @@
 
 use core::mem::offset_of;
 
-use iced_x86::{Code as Opcode, Encoder, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{
+    Code as Opcode, Encoder, Instruction, InstructionInfoFactory, MemoryOperand, OpKind, Register,
+};
 
-use super::classify::{Class, FlagUse, Ident, Registers, classify, flag_use};
+use super::access::{Access, Repin};
+use super::classify::{Class, Ident, Registers, classify};
 use super::emit::*;
+use super::flags::Flags;
 use super::{Mode, SITE_OP_BITS};
 use crate::block::Block;
-use crate::frame::{Header, JUMP_CACHE_BYTES, JUMP_CACHES, Jump, NO_LINK, TLB};
-use crate::ram::PAGE;
+use crate::decode::falls_through;
+use crate::frame::{Header, JUMP_CACHE_BYTES, JUMP_CACHES, Jump, NO_LINK};
 use crate::tlb::{self, Entry};
 
 /// Host code for one block, not yet placed.
@@ -36,11 +40,13 @@ pub(super) struct Link {
 /// RIP and opcode of the latest x87 instruction of the unit.
 type Latest = Option<(u64, u16)>;
 
-/// Where the guest's status flags are.
-#[derive(Clone, Copy)]
-struct Flags {
-    host: bool,
-    header: bool,
+/// The second turn of a unit's loop: its instructions once more, from flags that are left to a comparison.
+struct Turn {
+    comparison: usize,
+    /// Where it starts, once it is there.
+    start: Option<usize>,
+    /// Jumps to it from before.
+    from: Vec<Fixup>,
 }
 
 /// Code out of line.
@@ -48,8 +54,10 @@ enum Cold {
     /// The interpreter executes instruction `op`; then, if it may, translated code goes on at `resume`.
     Simulate {
         from: Vec<Fixup>,
+        repins: Vec<Repin>,
         op: usize,
         resume: usize,
+        before: Flags,
         flags: Flags,
         x87: Latest,
     },
@@ -66,20 +74,26 @@ enum Cold {
 }
 
 pub(super) struct Lowering<'a> {
-    block: &'a Block,
-    instructions: &'a [Instruction],
+    pub(super) block: &'a Block,
+    pub(super) instructions: &'a [Instruction],
     bytes: &'a [u8],
-    mode: Mode,
-    unit: u32,
+    pub(super) mode: Mode,
+    pub(super) unit: u32,
     registers: Registers,
     x87: Latest,
-    code: Code,
+    pub(super) code: Code,
     encoder: Encoder,
-    flags: Flags,
+    pub(super) flags: Flags,
+    pub(super) factory: InstructionInfoFactory,
+    turn: Option<Turn>,
     cold: Vec<Cold>,
     links: Vec<Link>,
     /// Checks of the present instruction that send it to the interpreter.
-    slow: Vec<Fixup>,
+    pub(super) slow: Vec<Fixup>,
+    /// Pins of the present instruction that may hold another page.
+    pub(super) repins: Vec<Repin>,
+    /// The unit branches back to its own start.
+    pub(super) is_loop: bool,
     /// The encoder has no encoding for the present instruction with its operands moved.
     refused: bool,
 }
@@ -108,13 +122,14 @@ impl<'a> Lowering<'a> {
             x87: None,
             code: Code::default(),
             encoder: Encoder::new(64),
-            flags: Flags {
-                host: false,
-                header: true,
-            },
+            flags: Flags::ENTRY,
+            factory: InstructionInfoFactory::new(),
+            turn: None,
             cold: Vec::new(),
             links: Vec::new(),
             slow: Vec::new(),
+            repins: Vec::new(),
+            is_loop: instructions.iter().any(|i| is_branch_to(i, block.linear())),
             refused: false,
         }
     }
@@ -122,6 +137,34 @@ impl<'a> Lowering<'a> {
     pub(super) fn run(mut self) -> Lowered {
         self.check_budget();
         self.load_registers();
+        self.body();
+        self.out_of_line();
+        if let Some(turn) = &mut self.turn {
+            // Again, for those turns of the loop that find the flags in a comparison.
+            turn.start = Some(self.code.here());
+            self.flags = Flags::compared(turn.comparison);
+            for fixup in std::mem::take(&mut turn.from) {
+                let here = self.code.here();
+                self.code.bind(fixup, here);
+            }
+            self.x87 = None;
+            self.body();
+            self.out_of_line();
+        }
+        Lowered {
+            code: self.code,
+            links: self.links,
+        }
+    }
+
+    fn out_of_line(&mut self) {
+        while let Some(cold) = self.cold.pop() {
+            self.cold(cold);
+        }
+    }
+
+    /// Every instruction, from the flags as they are now.
+    fn body(&mut self) {
         let mut at = 0;
         for (op, i) in self.instructions.iter().enumerate() {
             let class = classify(i, &self.block.ops[op], self.mode.floats());
@@ -130,20 +173,14 @@ impl<'a> Lowering<'a> {
             self.instruction(op, i, bytes, class);
         }
         let last = self.instructions.last().expect("a block is not empty");
-        let ends = !matches!(
-            last.flow_control(),
-            iced_x86::FlowControl::Next | iced_x86::FlowControl::ConditionalBranch
-        );
-        if !ends {
+        if falls_through(last) {
             self.exit(self.instructions.len(), last.next_ip());
         }
-        while let Some(cold) = self.cold.pop() {
-            self.cold(cold);
-        }
-        Lowered {
-            code: self.code,
-            links: self.links,
-        }
+    }
+
+    pub(super) fn bytes_of(&self, op: usize) -> &'a [u8] {
+        let start: usize = self.instructions[..op].iter().map(Instruction::len).sum();
+        &self.bytes[start..start + self.instructions[op].len()]
     }
 
     /// Leaves if the unit is longer than what is left of the budget.
@@ -185,6 +222,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn instruction(&mut self, op: usize, i: &Instruction, bytes: &[u8], class: Class) {
+        self.keep_comparison(op);
         let (start, flags, cold) = (self.code.here(), self.flags, self.cold.len());
         let x87 = self.x87;
         self.template(op, i, bytes, class);
@@ -193,14 +231,18 @@ impl<'a> Lowering<'a> {
             self.flags = flags;
             self.cold.truncate(cold);
             self.slow.clear();
+            self.repins.clear();
             self.simulate(op);
         }
-        if !self.slow.is_empty() {
+        if !self.slow.is_empty() || !self.repins.is_empty() {
             let from = std::mem::take(&mut self.slow);
+            let repins = std::mem::take(&mut self.repins);
             self.cold.push(Cold::Simulate {
                 from,
+                repins,
                 op,
                 resume: self.code.here(),
+                before: flags,
                 flags: self.flags,
                 x87,
             });
@@ -240,64 +282,6 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    // Flags.
-
-    /// Before code that clobbers the host's flags.
-    fn spill_flags(&mut self) {
-        if !self.flags.header {
-            self.code.save_flags();
-        }
-        self.flags = Flags {
-            host: false,
-            header: true,
-        };
-    }
-
-    /// Before an instruction that needs the guest's flags in the host's.
-    fn fill_flags(&mut self) {
-        if !self.flags.host {
-            self.code.restore_flags();
-            self.flags.host = true;
-        }
-    }
-
-    fn prepare_flags(&mut self, op: usize, i: &Instruction) {
-        let needed = match flag_use(i) {
-            FlagUse::Reads => true,
-            FlagUse::Changes { reads } => reads || !self.are_flags_dead(op),
-            FlagUse::None | FlagUse::Overwrites => false,
-        };
-        if needed {
-            self.fill_flags();
-        }
-    }
-
-    /// Whether the flags that instruction `op` leaves are overwritten before anything can see them.
-    fn are_flags_dead(&self, op: usize) -> bool {
-        for (i, op) in self.instructions.iter().zip(&self.block.ops).skip(op + 1) {
-            match classify(i, op, self.mode.floats()) {
-                Class::Nothing | Class::Lea => continue,
-                Class::Ident(ident) if ident.span == 0 => {}
-                _ => return false,
-            }
-            match flag_use(i) {
-                FlagUse::Overwrites => return true,
-                FlagUse::None | FlagUse::Changes { reads: false } => {}
-                FlagUse::Reads | FlagUse::Changes { reads: true } => return false,
-            }
-        }
-        false
-    }
-
-    fn settle_flags(&mut self, i: &Instruction) {
-        if matches!(flag_use(i), FlagUse::Overwrites | FlagUse::Changes { .. }) {
-            self.flags = Flags {
-                host: true,
-                header: false,
-            };
-        }
-    }
-
     // Instructions kept as they are.
 
     fn ident_registers(&mut self, op: usize, i: &Instruction, bytes: &[u8]) {
@@ -307,7 +291,7 @@ impl<'a> Lowering<'a> {
         } else {
             self.code.put(bytes);
         }
-        self.settle_flags(i);
+        self.settle_flags(op, i);
     }
 
     fn ident_memory(&mut self, op: usize, i: &Instruction, ident: Ident) {
@@ -316,7 +300,11 @@ impl<'a> Lowering<'a> {
         if is_x87 {
             self.code.store(S0, offset_of!(Header, temporary));
         }
-        self.check(ident.span, ident.writes_memory, ident.aligned);
+        self.check(Access {
+            write: ident.writes_memory,
+            aligned: ident.aligned,
+            ..Access::read(ident.span, i)
+        });
         if is_x87 {
             self.code.load(S1, offset_of!(Header, temporary));
             self.code.store(S1, offset_of!(Header, fdp));
@@ -324,7 +312,7 @@ impl<'a> Lowering<'a> {
         // S0 holds the address; this takes S1 only.
         self.prepare_flags(op, i);
         self.encode_moved(i, &[S1]);
-        self.settle_flags(i);
+        self.settle_flags(op, i);
     }
 
     /// Emits `i` with its memory operand at S0 and registers that have moved in the `free` ones.
@@ -413,7 +401,7 @@ impl<'a> Lowering<'a> {
     }
 
     /// `lea to, [operand]` on the guest's registers, without its segment. Takes S0 and S1.
-    fn lea_to(&mut self, i: &Instruction, to: Register) {
+    pub(super) fn lea_to(&mut self, i: &Instruction, to: Register) {
         if i.is_ip_rel_memory_operand() {
             let address = i.ip_rel_memory_address();
             if to.size() == 2 {
@@ -473,53 +461,12 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    // Memory.
-
-    /// The linear address of the memory operand, to S0. Takes S1.
-    fn address(&mut self, i: &Instruction) {
-        self.lea_to(i, Register::R14);
-        let base = match i.memory_segment() {
-            Register::FS => offset_of!(Header, fs_base),
-            Register::GS => offset_of!(Header, gs_base),
-            _ => return,
-        };
-        self.code.load(S1, base);
-        self.code.add_quietly(S0, S1);
-    }
-
-    /// From the linear address in S0 to a host address, or out to the interpreter. Takes S1 and the flags.
-    fn check(&mut self, span: u16, write: bool, aligned: bool) {
-        self.spill_flags();
-        let table = TLB + usize::from(self.mode.bank()) * 1024 * size_of::<Entry>();
-        let tag = if write {
-            offset_of!(Entry, write)
-        } else {
-            offset_of!(Entry, read)
-        };
-        self.code.mov(S1, S0);
-        // Page number times 32, the size of an entry.
-        self.code.shr(S1, 7);
-        self.code.alu_imm(Alu::And, false, S1, 1023 * 32);
-        self.code.alu_indexed(Alu::Xor, S0, S1, table + tag);
-        // What is left is the offset in the page, if the page is that of the tag.
-        let last = i32::try_from(PAGE).expect("4096") - i32::from(span);
-        self.code.alu_imm(Alu::Cmp, true, S0, last);
-        let miss = self.code.jcc(ABOVE);
-        self.slow.push(miss);
-        self.code
-            .alu_indexed(Alu::Add, S0, S1, table + offset_of!(Entry, host));
-        if aligned {
-            self.code.test8_imm(S0, 15);
-            let misaligned = self.code.jcc(NOT_EQUAL);
-            self.slow.push(misaligned);
-        }
-    }
-
     fn divide(&mut self, i: &Instruction, signed: bool) {
         let memory = i.op_kind(0) == OpKind::Memory;
         if memory {
             self.address(i);
-            self.check(if is_wide(i) { 8 } else { 4 }, false, false);
+            let span = if is_wide(i) { 8 } else { 4 };
+            self.check(Access::read(span, i));
         } else {
             self.spill_flags();
             match gpr_number(i.op_register(0)) {
@@ -575,7 +522,7 @@ impl<'a> Lowering<'a> {
     fn push(&mut self, i: &Instruction) {
         if i.op_kind(0) == OpKind::Memory {
             self.address(i);
-            self.check(8, false, false);
+            self.check(Access::read(8, i));
             self.code.load_at(true, S0, S0);
             self.code.store(S0, offset_of!(Header, temporary));
             self.check_push();
@@ -604,12 +551,12 @@ impl<'a> Lowering<'a> {
     /// The host address of what a push of eight bytes would write, to S0.
     fn check_push(&mut self) {
         self.code.lea(S0, STACK, -8);
-        self.check(8, true, false);
+        self.check(Access::push());
     }
 
     fn pop(&mut self, i: &Instruction) {
         self.code.mov(S0, STACK);
-        self.check(8, false, false);
+        self.check(Access::pop());
         match gpr_number(i.op_register(0)) {
             number if has_home(number) => {
                 self.code.load_at(true, S0, S0);
@@ -623,7 +570,7 @@ impl<'a> Lowering<'a> {
     fn leave(&mut self) {
         const RBP: Reg = 5;
         self.code.mov(S0, RBP);
-        self.check(8, false, false);
+        self.check(Access::pop());
         self.code.lea(STACK, RBP, 8);
         self.code.load_at(true, RBP, S0);
     }
@@ -660,9 +607,10 @@ impl<'a> Lowering<'a> {
     }
 
     fn ret(&mut self, i: &Instruction) {
+        self.spill_flags();
         self.settle_x87(self.x87);
         self.code.mov(S0, STACK);
-        self.check(8, false, false);
+        self.check(Access::pop());
         self.code.load_at(true, S0, S0);
         self.look_up();
         let released = if i.op_count() > 0 {
@@ -677,6 +625,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn jump_indirect(&mut self, i: &Instruction) {
+        self.spill_flags();
         self.settle_x87(self.x87);
         self.indirect_target(i);
         self.look_up();
@@ -686,6 +635,7 @@ impl<'a> Lowering<'a> {
     }
 
     fn call_indirect(&mut self, i: &Instruction) {
+        self.spill_flags();
         self.settle_x87(self.x87);
         self.indirect_target(i);
         self.look_up();
@@ -702,7 +652,7 @@ impl<'a> Lowering<'a> {
     fn indirect_target(&mut self, i: &Instruction) {
         if i.op_kind(0) == OpKind::Memory {
             self.address(i);
-            self.check(8, false, false);
+            self.check(Access::read(8, i));
             self.code.load_at(true, S0, S0);
             return;
         }
@@ -762,6 +712,7 @@ impl<'a> Lowering<'a> {
         self.spill_flags();
         self.settle_x87(self.x87);
         self.call_simulate(op);
+        self.flags = Flags::ENTRY;
     }
 
     fn call_simulate(&mut self, op: usize) {
@@ -778,15 +729,28 @@ impl<'a> Lowering<'a> {
         let here = self.code.here();
         match cold {
             Cold::Simulate {
-                from,
+                mut from,
+                repins,
                 op,
                 resume,
+                before,
                 flags,
                 x87,
             } => {
+                for repin in repins {
+                    self.repin(repin);
+                }
+                from.append(&mut self.slow);
+                let here = self.code.here();
                 for fixup in from {
                     self.code.bind(fixup, here);
                 }
+                // The check was made behind this, so that the host's flags are gone.
+                self.spill_from(Flags {
+                    host: false,
+                    header: before.header || before.comparison.is_none(),
+                    ..before
+                });
                 self.settle_x87(x87);
                 self.call_simulate(op);
                 if flags.host {
@@ -804,7 +768,12 @@ impl<'a> Lowering<'a> {
             } => {
                 self.code.bind(from, here);
                 (self.flags, self.x87) = (flags, x87);
-                self.exit(op + 1, target);
+                match flags.comparison {
+                    Some(comparison) if self.turns_at(target, comparison) => {
+                        self.turn(op + 1, comparison);
+                    }
+                    _ => self.exit(op + 1, target),
+                }
             }
             Cold::Budget { from } => {
                 self.code.bind(from, here);
@@ -814,11 +783,43 @@ impl<'a> Lowering<'a> {
         }
     }
 
+    /// Whether a branch to `target` may enter the second turn of the unit's loop.
+    fn turns_at(&self, target: u64, comparison: usize) -> bool {
+        let known = self.turn.as_ref().map(|turn| turn.comparison);
+        target == self.block.linear()
+            && self.registers != Registers::X87
+            && known.is_none_or(|known| known == comparison)
+    }
+
+    /// Back to the start of the unit with the flags left to `comparison`, or out if the budget is at its end.
+    fn turn(&mut self, executed: usize, comparison: usize) {
+        self.charge(executed);
+        let instructions = count(self.instructions.len());
+        self.code.alu_imm(Alu::Cmp, true, BUDGET, instructions);
+        let from = self.code.jcc(GREATER_EQUAL);
+        let turn = self.turn.get_or_insert_with(|| Turn {
+            comparison,
+            start: None,
+            from: Vec::new(),
+        });
+        match turn.start {
+            Some(start) => self.code.bind(from, start),
+            None => turn.from.push(from),
+        }
+        self.flags.host = false;
+        self.spill_flags();
+        self.leave_for(self.block.linear());
+    }
+
     /// Leaves translated code, with RIP at `target`.
     fn leave_for(&mut self, target: u64) {
         self.code.mov_imm(S0, target);
         self.code.jump_frame(offset_of!(Header, exit));
     }
+}
+
+fn is_branch_to(i: &Instruction, target: u64) -> bool {
+    i.op_kind(0) == OpKind::NearBranch64 && i.near_branch64() == target
 }
 
 fn count(instructions: usize) -> i32 {
@@ -842,7 +843,7 @@ pub(super) fn is_moved(i: &Instruction, n: u32) -> bool {
 }
 
 /// The number of the full register; AH to BH belong to RAX to RBX.
-fn gpr_number(register: Register) -> u8 {
+pub(super) fn gpr_number(register: Register) -> u8 {
     u8::try_from(register.full_register().number()).expect("there are 16 general registers")
 }
 

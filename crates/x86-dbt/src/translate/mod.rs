@@ -6,10 +6,12 @@
 //! both blocks are valid; what is kept by linear address (links across pages, the jump caches) is forgotten with
 //! the TLB's entries.
 
+mod access;
 mod classify;
 mod emit;
 #[expect(unsafe_code, reason = "enters translated code, which calls back")]
 mod enter;
+mod flags;
 mod lower;
 
 use std::io;
