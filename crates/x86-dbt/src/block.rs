@@ -14,6 +14,7 @@ use crate::memory::Target;
 use crate::platform::Platform;
 use crate::ram::PAGE;
 use crate::segment::CS;
+use crate::tlb::Bank;
 use crate::translate::{Mode, UnitId};
 use crate::walk::Kind;
 
@@ -29,6 +30,8 @@ pub(crate) const INSTRUCTION_MAX: usize = 15;
 pub(crate) struct Block {
     key: Key,
     pub(crate) ops: Box<[Op]>,
+    /// Where each starts, from the block's start.
+    starts: Box<[u16]>,
     /// Bytes of code.
     len: u64,
     /// The physical page that the last instruction crosses into.
@@ -163,6 +166,11 @@ impl Block {
         self.key.linear
     }
 
+    /// How far instruction `op` starts from the block's start.
+    pub(crate) fn start(&self, op: usize) -> u64 {
+        u64::from(self.starts[op])
+    }
+
     pub(crate) fn gpa(&self) -> u64 {
         self.key.gpa
     }
@@ -225,7 +233,10 @@ impl Cpu {
         {
             return Ok(Rc::clone(&jump.block));
         }
-        let block = self.find_or_decode(p, linear)?;
+        let block = match self.jump_again(linear, slot, user) {
+            Some(block) => block,
+            None => self.find_or_decode(p, linear)?,
+        };
         self.blocks.jumps[slot] = Some(Jump {
             linear,
             epoch: self.tlb.epoch,
@@ -234,6 +245,18 @@ impl Cpu {
             block: Rc::clone(&block),
         });
         Ok(block)
+    }
+
+    /// The block that was at `linear` before the TLB changed, if the same page is still there.
+    fn jump_again(&mut self, linear: u64, slot: usize, user: bool) -> Option<Rc<Block>> {
+        let jump = self.blocks.jumps[slot].as_ref()?;
+        let same = jump.linear == linear && jump.code_bits == self.code_bits && jump.user == user;
+        if !same || !jump.block.valid.get() || jump.block.second_page.is_some() {
+            return None;
+        }
+        let block = Rc::clone(&jump.block);
+        let bank = if user { Bank::User } else { Bank::Supervisor };
+        (self.tlb.fetched(bank, linear) == Some(block.key.gpa)).then_some(block)
     }
 
     fn find_or_decode(&mut self, p: &mut dyn Platform, linear: u64) -> Result<Rc<Block>> {
@@ -267,9 +290,9 @@ impl Cpu {
 
     fn fetch_target(&mut self, linear: u64) -> Result<Target> {
         let bank = if self.cpl == 3 {
-            crate::tlb::Bank::User
+            Bank::User
         } else {
-            crate::tlb::Bank::Supervisor
+            Bank::Supervisor
         };
         self.target(linear, Kind::Fetch, bank)
     }
@@ -307,10 +330,17 @@ impl Cpu {
                 return Err(GP0);
             }
         }
-        let len = ops.iter().map(|op| u64::from(op.len)).sum();
+        let mut len = 0;
+        let starts = ops.iter().map(|op| {
+            let start = len as u16;
+            len += u64::from(op.len);
+            start
+        });
+        let starts = starts.collect();
         let block = Rc::new(Block {
             key,
             ops: ops.into_boxed_slice(),
+            starts,
             len,
             second_page,
             valid: Cell::new(cacheable),

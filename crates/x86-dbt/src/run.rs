@@ -64,12 +64,12 @@ impl Cpu {
     }
 
     /// Whether instructions must be run one at a time.
-    fn is_careful(&self) -> bool {
+    pub(crate) fn is_careful(&self) -> bool {
         self.flags & (TF | RF) != 0 || self.code_breakpoints()
     }
 
     /// Looks at everything that can keep the next instruction from being just the next.
-    fn attend(&mut self, p: &mut dyn Platform) -> Option<Exit> {
+    pub(crate) fn attend(&mut self, p: &mut dyn Platform) -> Option<Exit> {
         self.events &= !EVENT_BREAK;
         if self.events & EVENT_SHUTDOWN != 0 {
             return Some(Exit::Shutdown);

@@ -129,6 +129,12 @@ impl Tlb {
         self.physical[slot(bank, linear)].page() | (linear & !PAGE_MASK)
     }
 
+    /// Where code at `linear` is fetched from, if the first way knows.
+    pub(crate) fn fetched(&self, bank: Bank, linear: u64) -> Option<u64> {
+        let hit = self.entry(bank, linear).fetch == linear & PAGE_MASK;
+        hit.then(|| self.physical(bank, linear))
+    }
+
     /// Whether code is fetched from `linear` through a translation known to be global.
     pub(crate) fn is_global_fetch(&self, bank: Bank, linear: u64) -> bool {
         let slot = slot(bank, linear);

@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 use crate::alu::{image, status};
 use crate::arena::Arena;
 use crate::block::Block;
-use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, Cpu};
+use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, Cpu, EVENT_BREAK, EVENT_POLL};
 use crate::exception::Result;
 use crate::frame::{Frame, Header, MODES, NO_LINK, jump_slot};
 use crate::ops::interrupt::Origin;
@@ -394,9 +394,7 @@ impl Cpu {
 
     /// Runs host code until it leaves, and takes the state back.
     fn enter(&mut self, p: &mut dyn Platform, code: *const u8) {
-        /// Keeps deadlines that never come inside a signed word.
-        const BUDGET_MAX: u64 = 1 << 62;
-        let budget = (self.deadline - self.ticks).min(BUDGET_MAX);
+        let budget = self.budget();
         self.translator.stats.entries += 1;
         self.translator.end = self.ticks + budget;
         self.translator.simulated = false;
@@ -451,28 +449,44 @@ impl Cpu {
         let unit = &self.translator.units[unit as usize];
         let (block, mode) = (Rc::clone(&unit.block), unit.mode);
         let ahead = (block.ops.len() - at) as u64;
-        let before: u64 = block.ops[..at].iter().map(|op| u64::from(op.len)).sum();
         self.ticks = self.translator.end.wrapping_add_signed(-budget) + at as u64;
-        self.rip = block.linear().wrapping_add(before);
+        self.rip = block.linear().wrapping_add(block.start(at));
         self.flags = self.flags & !crate::flags::STATUS | status(flags);
         self.translator.stats.simulated += 1;
         let behind = self.rip.wrapping_add(u64::from(block.ops[at].len));
+        self.translator.simulated = true;
         if let Err(exception) = self.simulate_one(p, &block, at, behind) {
             self.raise(p, exception, Origin::Fault);
-            self.translator.simulated = true;
             return true;
         }
-        let leave = ahead == 1
-            || self.events != 0
-            || self.rip != behind
-            || self.tlb.epoch != self.translator.epoch
-            || self.translation_mode() != Some(mode);
-        self.translator.simulated = leave;
-        if !leave {
+        let goes_on = ahead > 1
+            && self.rip == behind
+            && (self.events == 0 || self.has_settled(p, &block))
+            && self.rip == behind
+            && self.tlb.epoch == self.translator.epoch
+            && self.translation_mode() == Some(mode)
+            && self.deadline.saturating_sub(self.ticks) >= ahead - 1;
+        if goes_on {
+            self.translator.simulated = false;
+            self.translator.end = self.ticks + self.budget();
             // What the unit has executed is charged when it is left.
             self.lend(self.translator.end - self.ticks + at as u64 + 1);
         }
-        leave
+        !goes_on
+    }
+
+    /// Looks at what an instruction asked to be looked at; whether that leaves nothing to do and `block` as it was.
+    fn has_settled(&mut self, p: &mut dyn Platform, block: &Block) -> bool {
+        self.events & !(EVENT_BREAK | EVENT_POLL) == 0
+            && self.attend(p).is_none()
+            && self.events == 0
+            && !self.is_careful()
+            && block.is_valid()
+    }
+
+    /// Instructions to the deadline, a signed word's worth at most.
+    fn budget(&self) -> u64 {
+        (self.deadline - self.ticks).min(i64::MAX.cast_unsigned() / 2)
     }
 
     fn simulate_one(
