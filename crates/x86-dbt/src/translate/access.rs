@@ -10,7 +10,8 @@ use iced_x86::{Instruction, Mnemonic, Register};
 
 use super::emit::*;
 use super::flags::writes;
-use super::lower::{Lowering, gpr_number};
+use super::ident::gpr_number;
+use super::lower::Lowering;
 use crate::frame::{Header, PINS, PINS_EACH, Pin, TLB};
 use crate::ram::PAGE;
 use crate::tlb::Entry;
@@ -208,3 +209,6 @@ impl Lowering<'_> {
         (base + self.unit as usize * 5) % (PINS_EACH - 1)
     }
 }
+
+/// `look_up_page` turns a page number into an entry's place by a shift.
+const _: () = assert!(size_of::<Entry>() == 32);

@@ -4,7 +4,7 @@ use iced_x86::{
     Code, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits,
 };
 
-use super::lower::is_moved;
+use super::ident::is_moved;
 use crate::decode::Op;
 use crate::native::{NativeClass, NativeMemory};
 

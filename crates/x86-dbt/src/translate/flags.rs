@@ -3,7 +3,8 @@
 use iced_x86::{Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind, Register};
 
 use super::classify::{Class, FlagUse, classify, flag_use};
-use super::lower::{Lowering, is_moved};
+use super::ident::is_moved;
+use super::lower::Lowering;
 
 /// Where the flags are: in the host's, in the header, in neither but to be had from a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,11 +8,14 @@
 
 mod access;
 mod classify;
+mod cold;
 mod emit;
 #[expect(unsafe_code, reason = "enters translated code, which calls back")]
 mod enter;
 mod flags;
+mod ident;
 mod lower;
+mod transfer;
 
 use std::io;
 use std::rc::Rc;
