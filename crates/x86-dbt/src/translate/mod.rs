@@ -462,9 +462,9 @@ impl Cpu {
             self.raise(p, exception, Origin::Fault);
             return true;
         }
-        let goes_on = ahead > 1
-            && self.rip == behind
-            && (self.events == 0 || self.has_settled(p, &block))
+        let settled = self.events == 0 || self.has_settled(p, &block);
+        let goes_on = settled
+            && ahead > 1
             && self.rip == behind
             && self.tlb.epoch == self.translator.epoch
             && self.translation_mode() == Some(mode)
