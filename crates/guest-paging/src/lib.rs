@@ -15,6 +15,7 @@ pub mod npt;
 mod observer;
 mod pinned;
 pub mod shadow;
+pub mod tlb;
 mod walk;
 pub mod x86;
 
