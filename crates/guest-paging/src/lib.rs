@@ -7,6 +7,7 @@ extern crate self as guest_paging;
 
 mod address;
 mod bits;
+pub mod direct;
 pub mod ept;
 mod format;
 mod memory;
