@@ -59,6 +59,7 @@ impl<S: ShadowSink> Shadow<S> {
         let entry = |byte: u64| u32::try_from(byte / 8).expect("an offset in a page");
         let (first, last) = (entry(offset), entry(offset + size - 1));
         for (table, role) in tables.into_iter().flatten() {
+            let followed = self.counters.updates;
             for index in first..=last {
                 let now = self.store.table(table);
                 if now.live && now.role == role && self.keeps(Step::RefreshWritten) {
@@ -66,7 +67,10 @@ impl<S: ShadowSink> Shadow<S> {
                     self.refresh(guest, EntryId::new(table, index), follow);
                 }
             }
-            self.count_write(table, role);
+            // An entry that followed counts as used: its access will cause no exit to be seen by.
+            if self.counters.updates == followed {
+                self.count_write(table, role);
+            }
         }
     }
 

@@ -89,20 +89,52 @@ impl MachineMap for Machine {
 }
 
 /// A processor's TLB: what it read of the shadow, by root.
-#[derive(Default)]
 pub(crate) struct Tlb {
     root: u16,
     cached: HashMap<(u16, u64), Lookup>,
-    /// What the sink was told of the tables.
+    root_table: Option<TableId>,
+    /// The present entries, as the sink was told of them.
     entries: HashMap<(TableId, u32), ShadowEntry>,
+}
+
+impl Tlb {
+    fn new() -> Self {
+        Self {
+            root: 0,
+            cached: HashMap::new(),
+            root_table: None,
+            // Enough not to grow, so that allocations of the engine can be told.
+            entries: HashMap::with_capacity(1 << 13),
+        }
+    }
+
+    /// Where the tables that the sink was told of lead.
+    fn walk(&self, gva: u64) -> Option<Hpa> {
+        let mut table = self.root_table?;
+        for level in (1..=4_u8).rev() {
+            let index = gva >> (3 + 9 * u32::from(level)) & 511;
+            let entry = *self.entries.get(&(table, u32::try_from(index).ok()?))?;
+            if entry.is_page(level) {
+                let inside = (1 << (3 + 9 * u32::from(level))) - 1;
+                return Some(Hpa(entry.frame().0 | gva & inside));
+            }
+            table = entry.child();
+        }
+        None
+    }
 }
 
 impl ShadowSink for Tlb {
     fn write_entry(&mut self, table: TableId, index: u32, entry: ShadowEntry) {
-        self.entries.insert((table, index), entry);
+        if entry.is_present() {
+            self.entries.insert((table, index), entry);
+        } else {
+            self.entries.remove(&(table, index));
+        }
     }
 
-    fn load_root(&mut self, _: TableId, tag: u16) {
+    fn load_root(&mut self, root: TableId, tag: u16) {
+        self.root_table = Some(root);
         self.root = tag;
     }
 
@@ -120,8 +152,8 @@ impl ShadowSink for Tlb {
 /// Everything together.
 pub(crate) struct World {
     pub(crate) memory: Memory,
-    machine: Machine,
-    context: Context,
+    pub(crate) machine: Machine,
+    pub(crate) context: Context,
     pub(crate) shadow: Shadow<Tlb>,
     pcid: u16,
     /// By page, what a walk gave since the guest last flushed it.
@@ -171,7 +203,7 @@ impl World {
             memory,
             machine,
             context: Context::new(&processor, &registers),
-            shadow: Shadow::new(config, Tlb::default()),
+            shadow: Shadow::new(config, Tlb::new()),
             pcid: 0,
             history: HashMap::new(),
             met: Met::default(),
@@ -467,6 +499,10 @@ impl World {
         self.remember();
         self.shadow.check(self.guest())?;
         let tlb = self.shadow.sink();
+        for page in (0..KEPT_FRAMES).map(|page| page << 12) {
+            let known = self.shadow.lookup(Gva(page)).map(|found| found.hpa);
+            assert_eq!(tlb.walk(page), known, "the sink was told otherwise");
+        }
         for (&(root, page), &seen) in &tlb.cached {
             if root != tlb.root {
                 continue;
