@@ -12,6 +12,14 @@ pub enum StageFault {
     /// Of nested page tables.
     #[error(transparent)]
     Npt(npt::NestedPageFault),
+    /// Of a trace: [`Traced`](super::Traced).
+    #[error("{} at {gpa} meets a trace", super::traced::describe(*.access))]
+    Traced {
+        /// The address as it was given to the stage.
+        gpa: Gpa,
+        /// What was to be done there.
+        access: super::StageAccess,
+    },
 }
 
 /// Why a nested walk gave no translation.
