@@ -17,6 +17,7 @@ mod observer;
 mod pinned;
 pub mod shadow;
 pub mod tlb;
+pub mod vtd;
 mod walk;
 pub mod x86;
 
