@@ -47,7 +47,7 @@ impl Tables {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).unwrap();
         let fill = |at, count: u64, target| {
             for n in 0..count {
-                let entry = target + n * 0x1000 | 0x67_u64;
+                let entry = target + n * 0x1000 + 0x67_u64;
                 memory.write_obj(entry, GuestAddress(at + 8 * n)).unwrap();
             }
         };
@@ -169,7 +169,7 @@ fn follow(
     best(rounds, some, |n| {
         frame += 0x1000;
         let at = PAGES + 8 * n;
-        let entry = (1 << 32) + frame % (1 << 30) | 0x67_u64;
+        let entry = (1 << 32) + frame % (1 << 30) + 0x67_u64;
         tables.memory.write_obj(entry, GuestAddress(at)).unwrap();
         shadow.entry_written(guest, Gpa(at), 8);
     })

@@ -6,6 +6,7 @@
 extern crate self as guest_paging;
 
 mod address;
+pub mod arm;
 mod bits;
 pub mod direct;
 pub mod ept;
