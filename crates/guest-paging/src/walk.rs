@@ -125,12 +125,34 @@ fn walk_on<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
             return Ok(translation);
         }
     }
+    walk_from::<F, M, O, MARKING>(memory, context, input, access, observer, None)
+}
+
+/// Where a walk may begin below the root: the level of the next entry, its table, and what the
+/// entries above have denied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Start<E> {
+    pub(crate) level: u8,
+    pub(crate) table: Gpa,
+    pub(crate) denied: E,
+}
+
+/// The walk in full, from the root or from what was kept of an earlier walk.
+pub(crate) fn walk_from<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
+    memory: &M,
+    context: &F::Context,
+    input: u64,
+    access: F::Access,
+    observer: &mut O,
+    start: Option<Start<F::Entry>>,
+) -> Walked<F, M> {
     let mut walk = Walk::<F, M, O, MARKING> {
         memory,
         context,
         input,
         access,
         observer,
+        start,
     };
     for _ in 0..RESTARTS_MAX {
         match walk.descend() {
@@ -148,6 +170,7 @@ struct Walk<'a, F: Format, M, O, const MARKING: bool> {
     input: u64,
     access: F::Access,
     observer: &'a mut O,
+    start: Option<Start<F::Entry>>,
 }
 
 /// Why a descent ended without a translation.
@@ -160,9 +183,11 @@ type Descent<T, F, M> = Result<T, Stop<<F as Format>::Fault, <M as TableMemory>:
 
 impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M, O, MARKING> {
     fn descend(&mut self) -> Descent<F::Translation, F, M> {
-        let root = F::root(self.context, self.input, self.access);
-        let (mut level, mut table) = root.map_err(|fault| Stop::Failed(WalkError::Fault(fault)))?;
-        let mut denied = F::NOTHING_DENIED;
+        let Start {
+            mut level,
+            mut table,
+            mut denied,
+        } = self.start()?;
         loop {
             let at = Gpa(table.0 + F::offset(self.input, level));
             let mut entry = self.load(level, at)?;
@@ -176,6 +201,19 @@ impl<F: Format, M: TableMemory, O: Observer, const MARKING: bool> Walk<'_, F, M,
             table = F::table(entry);
             level -= 1;
         }
+    }
+
+    fn start(&self) -> Descent<Start<F::Entry>, F, M> {
+        if let Some(start) = self.start {
+            return Ok(start);
+        }
+        let root = F::root(self.context, self.input, self.access);
+        let (level, table) = root.map_err(|fault| Stop::Failed(WalkError::Fault(fault)))?;
+        Ok(Start {
+            level,
+            table,
+            denied: F::NOTHING_DENIED,
+        })
     }
 
     fn load(&mut self, level: u8, at: Gpa) -> Descent<F::Entry, F, M> {

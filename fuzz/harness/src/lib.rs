@@ -5,14 +5,18 @@ mod histories;
 mod hostile_state;
 mod interpreter;
 mod native_unit;
+mod nested_walk;
 mod page_walk;
 mod pc_devices;
 mod pci_config;
+mod shadow;
 
 pub use apic::apic;
 pub use histories::histories;
 pub use interpreter::interpreter;
 pub use native_unit::native_unit;
+pub use nested_walk::nested_walk;
 pub use page_walk::page_walk;
 pub use pc_devices::pc_devices;
 pub use pci_config::pci_config;
+pub use shadow::shadow;

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 9] = [
     ("apic", fuzz_harness::apic),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
     ("native_unit", fuzz_harness::native_unit),
+    ("nested_walk", fuzz_harness::nested_walk),
     ("page_walk", fuzz_harness::page_walk),
     ("pc_devices", fuzz_harness::pc_devices),
     ("pci_config", fuzz_harness::pci_config),
+    ("shadow", fuzz_harness::shadow),
 ];
 
 #[test]

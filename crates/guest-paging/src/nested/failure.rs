@@ -1,7 +1,7 @@
 //! Why a nested walk gave no translation, and in which dimension.
 
 use crate::x86::PageFault;
-use crate::{Gpa, Unbacked, WalkError, ept, npt};
+use crate::{Gpa, Unbacked, WalkError, ept, npt, vtd};
 
 /// The fault of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -12,6 +12,17 @@ pub enum StageFault {
     /// Of nested page tables.
     #[error(transparent)]
     Npt(npt::NestedPageFault),
+    /// Of VT-d's second stage.
+    #[error("{0}")]
+    Vtd(vtd::Fault),
+    /// Of a trace: [`Traced`](super::Traced).
+    #[error("{} at {gpa} meets a trace", super::traced::describe(*.access))]
+    Traced {
+        /// The address as it was given to the stage.
+        gpa: Gpa,
+        /// What was to be done there.
+        access: super::StageAccess,
+    },
 }
 
 /// Why a nested walk gave no translation.

@@ -5,13 +5,21 @@
 //! it. So guest tables over EPT are a walk of two dimensions, over EPT over EPT one of three. A stack
 //! with n, m, ... levels makes (n + 1)(m + 1)... - 1 references: 24 for 4 and 4, 35 for 5 and 5.
 
+mod composed;
+mod control;
 mod failure;
 mod stage;
 mod trace;
+mod traced;
 
+pub use composed::{Composed, ComposedCounters, ComposedEpt};
+pub use control::{
+    ControlBlock, ControlBlocks, ControlCounters, Operation, STATE_WORDS, Shadowing,
+};
 pub use failure::{Cause, Failure, StageFault};
 pub use stage::{Ground, Layer, Mapping, Purpose, Stage, StageAccess, Structures};
 pub use trace::Trace;
+pub use traced::Traced;
 
 use crate::x86::{self, Access, Attributes, Context, Translation};
 use crate::{Gpa, Gva, Observer};

@@ -174,7 +174,7 @@ impl Context {
     }
 
     #[inline(always)]
-    pub(super) fn root(&self) -> Gpa {
+    pub(crate) fn root(&self) -> Gpa {
         self.root
     }
 
@@ -185,7 +185,7 @@ impl Context {
 
     /// Whether `entry` is present and sets no reserved bit.
     #[inline(always)]
-    pub(super) fn is_valid(&self, level: u8, entry: u64) -> bool {
+    pub(crate) fn is_valid(&self, level: u8, entry: u64) -> bool {
         (entry ^ EASY) & bits_of(&self.refused, level, entry) == 0
     }
 
@@ -196,7 +196,7 @@ impl Context {
 
     /// Whether `entry` is valid and marked as accessed: one test for both.
     #[inline(always)]
-    pub(super) fn is_valid_and_accessed(&self, level: u8, entry: u64) -> bool {
+    pub(crate) fn is_valid_and_accessed(&self, level: u8, entry: u64) -> bool {
         (entry ^ EASY) & bits_of(&self.unmarked, level, entry) == 0
     }
 
@@ -207,7 +207,7 @@ impl Context {
     }
 
     #[inline(always)]
-    pub(super) fn key_of(&self, leaf: u64) -> u8 {
+    pub(crate) fn key_of(&self, leaf: u64) -> u8 {
         (leaf >> KEY_SHIFT) as u8 & self.key_mask
     }
 

@@ -124,7 +124,7 @@ pub(super) fn refusal(
 /// R/W and U/S deny where they are clear, XD where it is set. The other bits of the result mean
 /// nothing.
 #[inline(always)]
-pub(super) fn deny(denied: u64, entry: u64) -> u64 {
+pub(crate) fn deny(denied: u64, entry: u64) -> u64 {
     denied | (entry ^ EASY)
 }
 

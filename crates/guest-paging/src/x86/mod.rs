@@ -6,7 +6,7 @@ mod access;
 mod context;
 mod fault;
 mod legacy;
-mod long_mode;
+pub(crate) mod long_mode;
 mod pae;
 mod permission;
 pub mod spec;
@@ -67,6 +67,20 @@ pub fn probe<M: TableMemory, O: Observer>(
     observer: &mut O,
 ) -> Result<Translation, WalkError<PageFault, M::Error>> {
     walk_in_mode::<M, O, false>(memory, context, gva, access, observer)
+}
+
+/// As [`walk`] in 4-level and 5-level paging, but begins at an entry below the root.
+pub(crate) fn walk_from<M: TableMemory, O: Observer>(
+    memory: &M,
+    context: &Context,
+    gva: Gva,
+    access: Access,
+    observer: &mut O,
+    start: generic::Start<u64>,
+) -> Result<Translation, WalkError<PageFault, M::Error>> {
+    // Below the root the two formats are one.
+    let start = Some(start);
+    generic::walk_from::<LongMode<5>, M, O, true>(memory, context, gva.0, access, observer, start)
 }
 
 /// 4-level paging goes first and inline; the others are a call away, so as not to burden it.
