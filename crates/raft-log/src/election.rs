@@ -212,7 +212,7 @@ impl Raft {
     /// Section 5.4.1, with what this server has acknowledged and lost.
     fn is_up_to_date(&self, last: Position) -> bool {
         if broken!(self.options, VoteForLongestLog) {
-            return last.index >= self.log.last().index;
+            return last.index >= self.log.last().index.max(self.hard.floor.index);
         }
         if broken!(self.options, VoteForAnyLog) {
             return last.index >= self.commit;

@@ -72,6 +72,46 @@ pub enum Mutation {
     AcknowledgeAll,
 }
 
+#[cfg(feature = "mutation")]
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 33] = [
+        Self::VoteForLongestLog,
+        Self::VoteForAnyLog,
+        Self::VoteTwice,
+        Self::VoteNotPersisted,
+        Self::TermNotPersisted,
+        Self::AcknowledgeBeforeDurable,
+        Self::VoteBeforeDurable,
+        Self::CommitOldTerm,
+        Self::NoEmptyEntry,
+        Self::CommitWithoutMajority,
+        Self::ElectWithoutMajority,
+        Self::JointCountsNewOnly,
+        Self::OverlappingChanges,
+        Self::NoJointPhase,
+        Self::NoPreviousCheck,
+        Self::CompareIndexOnly,
+        Self::CommitUnmatched,
+        Self::CountRejection,
+        Self::CountOldVotes,
+        Self::CountPreVotes,
+        Self::ReadWithoutQuorum,
+        Self::ReadByOldRound,
+        Self::ReadBeforeOwnTerm,
+        Self::LeaseTooLong,
+        Self::LeaseAfterTransfer,
+        Self::VoteAfterRestart,
+        Self::SnapshotKeepsLog,
+        Self::MixChunks,
+        Self::AbaConfirmation,
+        Self::ForgetFloor,
+        Self::ObeyOldTerm,
+        Self::MatchedFromRejection,
+        Self::AcknowledgeAll,
+    ];
+}
+
 /// Whether this rule is to be broken.
 #[cfg(feature = "mutation")]
 macro_rules! broken {
