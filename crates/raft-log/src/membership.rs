@@ -23,6 +23,9 @@ pub enum MembershipError {
     /// There is nobody who could lead, or a majority without anybody who could.
     #[error("a majority keeps no commands")]
     NoVoter,
+    /// More than [`Membership::MEMBERS_MAX`].
+    #[error("too many members")]
+    TooMany,
     /// The target of a change names outgoing voters itself.
     #[error("the target of a change is itself joint")]
     Joint,
@@ -46,6 +49,9 @@ pub(crate) enum Tally {
 }
 
 impl Membership {
+    /// The most servers in a cluster, old and new ones together.
+    pub const MEMBERS_MAX: usize = 127;
+
     /// These voters and nobody else.
     pub fn of(voters: impl IntoIterator<Item = NodeId>) -> Self {
         Self {
@@ -84,6 +90,17 @@ impl Membership {
     ///
     /// [`MembershipError`] if this cannot be the whole cluster.
     pub fn validate(&self) -> Result<(), MembershipError> {
+        let sets = [
+            &self.voters,
+            &self.outgoing,
+            &self.learners,
+            &self.witnesses,
+        ];
+        if sets.iter().any(|set| set.len() > Self::MEMBERS_MAX)
+            || self.members().len() > Self::MEMBERS_MAX
+        {
+            return Err(MembershipError::TooMany);
+        }
         let witnesses = self.voters.intersection(&self.witnesses).count();
         if witnesses > self.voters.len() / 2 || self.voters.len() == witnesses {
             return Err(MembershipError::NoVoter);
@@ -114,11 +131,12 @@ impl Membership {
         if self.voters == target.voters {
             return Ok(target.clone());
         }
-        Ok(Self {
+        let joint = Self {
             outgoing: self.voters.clone(),
             witnesses: self.witnesses.union(&target.witnesses).copied().collect(),
             ..target.clone()
-        })
+        };
+        joint.validate().map(|()| joint)
     }
 
     /// The membership after a joint one.
