@@ -138,8 +138,9 @@ impl Truth {
         })
     }
 
+    /// The term of a committed entry, whether or not some log still holds it.
     fn term(&self, index: Index) -> Term {
-        let place = usize::try_from(index - 1).unwrap_or(usize::MAX);
+        let place = usize::try_from(index.wrapping_sub(1)).unwrap_or(usize::MAX);
         self.committed.get(place).map_or(0, |entry| entry.term)
     }
 
@@ -178,7 +179,7 @@ impl Truth {
             let (start, membership) = log.membership_from(last.index);
             // Once a joint membership is committed, the one after it decides.
             let joint = Position {
-                term: log.term(start).unwrap_or(0),
+                term: self.term(start),
                 index: start,
             };
             let left = membership.is_joint()
