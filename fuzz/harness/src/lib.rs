@@ -9,6 +9,7 @@ mod nested_walk;
 mod page_walk;
 mod pc_devices;
 mod pci_config;
+mod raft_step;
 mod shadow;
 
 pub use apic::apic;
@@ -19,4 +20,5 @@ pub use nested_walk::nested_walk;
 pub use page_walk::page_walk;
 pub use pc_devices::pc_devices;
 pub use pci_config::pci_config;
+pub use raft_step::raft_step;
 pub use shadow::shadow;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("apic", fuzz_harness::apic),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
@@ -14,6 +14,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("page_walk", fuzz_harness::page_walk),
     ("pc_devices", fuzz_harness::pc_devices),
     ("pci_config", fuzz_harness::pci_config),
+    ("raft_step", fuzz_harness::raft_step),
     ("shadow", fuzz_harness::shadow),
 ];
 
