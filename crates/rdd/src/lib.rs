@@ -1,0 +1,29 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod action;
+mod block;
+mod combine;
+mod context;
+mod data;
+mod job;
+mod lineage;
+mod narrow;
+mod pair;
+mod partitioner;
+mod rdd;
+mod run_file;
+pub mod scheduler;
+mod source;
+mod task;
+mod wide;
+
+pub use block::{Block, BlockError, decode, digest, encode};
+pub use context::{Broadcast, Context, Runner};
+pub use data::{Data, Key, RddId, ShuffleId};
+pub use job::{Job, JobError};
+pub use lineage::{Dependency, Lineage, Shuffle};
+pub use partitioner::{HashPartitioner, PartitionerId, Partitioner, Parts, RangePartitioner};
+pub use rdd::Rdd;
+pub use run_file::RunReader;
+pub use task::{FetchError, Output, StorageLevel, TaskContext, TaskEnv, TaskError};
