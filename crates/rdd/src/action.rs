@@ -25,7 +25,10 @@ impl<T: Data> Rdd<T> {
     /// # Errors
     ///
     /// [`JobError`] when the job was given up. So for every action.
-    pub fn run<U: Data>(&self, f: impl Fn(Vec<T>) -> U + Send + Sync + 'static) -> Result<Vec<U>, JobError> {
+    pub fn run<U: Data>(
+        &self,
+        f: impl Fn(Vec<T>) -> U + Send + Sync + 'static,
+    ) -> Result<Vec<U>, JobError> {
         self.results(&self.job(f))
     }
 
@@ -36,7 +39,10 @@ impl<T: Data> Rdd<T> {
     /// [`JobError`] when the job was given up.
     pub fn collect(&self) -> Result<Vec<T>, JobError> {
         let rdd = self.clone();
-        let job = Job::new(&self.lineage, Box::new(move |p, task| Ok(Output::of(rdd.collected(p, task)?))));
+        let job = Job::new(
+            &self.lineage,
+            Box::new(move |p, task| Ok(Output::of(rdd.collected(p, task)?))),
+        );
         let outputs = self.context.runner().run(&job)?;
         let mut all = Vec::new();
         for output in outputs {
@@ -51,7 +57,10 @@ impl<T: Data> Rdd<T> {
     ///
     /// [`JobError`] when the job was given up.
     pub fn count(&self) -> Result<u64, JobError> {
-        Ok(self.folded(0u64, |count, batch| *count += batch.len() as u64)?.into_iter().sum())
+        Ok(self
+            .folded(0u64, |count, batch| *count += batch.len() as u64)?
+            .into_iter()
+            .sum())
     }
 
     /// Whether there are no elements.
@@ -68,10 +77,18 @@ impl<T: Data> Rdd<T> {
     /// # Errors
     ///
     /// [`JobError`] when the job was given up.
-    pub fn reduce(&self, f: impl Fn(T, T) -> T + Send + Sync + Clone + 'static) -> Result<Option<T>, JobError> {
+    pub fn reduce(
+        &self,
+        f: impl Fn(T, T) -> T + Send + Sync + Clone + 'static,
+    ) -> Result<Option<T>, JobError> {
         let g = f.clone();
         let step = move |all: &mut Option<T>, batch: Vec<T>| {
-            *all = batch.into_iter().fold(all.take(), |all, v| Some(match all { Some(a) => g(a, v), None => v }));
+            *all = batch.into_iter().fold(all.take(), |all, v| {
+                Some(match all {
+                    Some(a) => g(a, v),
+                    None => v,
+                })
+            });
         };
         Ok(self.folded(None, step)?.into_iter().flatten().reduce(f))
     }
@@ -87,7 +104,8 @@ impl<T: Data> Rdd<T> {
         add: impl Fn(&mut C, T) + Send + Sync + 'static,
         merge: impl Fn(&mut C, C),
     ) -> Result<C, JobError> {
-        let step = move |all: &mut C, batch: Vec<T>| batch.into_iter().for_each(|value| add(all, value));
+        let step =
+            move |all: &mut C, batch: Vec<T>| batch.into_iter().for_each(|value| add(all, value));
         let mut parts = self.folded(zero.clone(), step)?.into_iter();
         let mut all = parts.next().unwrap_or(zero);
         parts.for_each(|part| merge(&mut all, part));
@@ -99,9 +117,17 @@ impl<T: Data> Rdd<T> {
     /// # Errors
     ///
     /// [`JobError`] when the job was given up.
-    pub fn fold(&self, zero: T, f: impl Fn(T, T) -> T + Send + Sync + Clone + 'static) -> Result<T, JobError> {
+    pub fn fold(
+        &self,
+        zero: T,
+        f: impl Fn(T, T) -> T + Send + Sync + Clone + 'static,
+    ) -> Result<T, JobError> {
         let g = f.clone();
-        self.aggregate(zero, move |a, b| *a = f(a.clone(), b), move |a, b| *a = g(a.clone(), b))
+        self.aggregate(
+            zero,
+            move |a, b| *a = f(a.clone(), b),
+            move |a, b| *a = g(a.clone(), b),
+        )
     }
 
     /// The first `count` elements, in order of partitions. Computes as few partitions' ends as one job can: each
@@ -116,14 +142,21 @@ impl<T: Data> Rdd<T> {
             let mut first = Vec::new();
             let stopped = rdd.partition(p, task, &mut |batch| {
                 first.extend(batch.into_iter().take(count - first.len()));
-                if first.len() == count { Err(Halt::Enough) } else { Ok(()) }
+                if first.len() == count {
+                    Err(Halt::Enough)
+                } else {
+                    Ok(())
+                }
             });
             match stopped {
                 Ok(()) | Err(Halt::Enough) => Ok(Output::of(first)),
                 Err(failed) => Err(failed),
             }
         };
-        let outputs = self.context.runner().run(&Job::new(&self.lineage, Box::new(result)))?;
+        let outputs = self
+            .context
+            .runner()
+            .run(&Job::new(&self.lineage, Box::new(result)))?;
         let mut all = Vec::new();
         for output in outputs {
             all.extend(owned(values::<T>(output)?));
@@ -147,7 +180,8 @@ impl<T: Data> Rdd<T> {
     ///
     /// [`JobError`] when the job was given up.
     pub fn foreach(&self, f: impl Fn(T) + Send + Sync + 'static) -> Result<(), JobError> {
-        self.folded((), move |(), batch| batch.into_iter().for_each(&f)).map(|_| ())
+        self.folded((), move |(), batch| batch.into_iter().for_each(&f))
+            .map(|_| ())
     }
 
     fn folded<C: Data>(
@@ -232,7 +266,9 @@ impl<T: Key> Rdd<T> {
     ///
     /// [`JobError`] when the job was given up.
     pub fn count_by_value(&self) -> Result<HashMap<T, u64>, JobError> {
-        let pairs = self.map(|value| (value, 1u64)).reduce_by_key(self.num_partitions(), |a, b| a + b);
+        let pairs = self
+            .map(|value| (value, 1u64))
+            .reduce_by_key(self.num_partitions(), |a, b| a + b);
         Ok(pairs.collect()?.into_iter().collect())
     }
 }
@@ -262,7 +298,9 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
     ///
     /// [`JobError`] when the job was given up.
     pub fn lookup(&self, key: K) -> Result<Vec<V>, JobError> {
-        self.filter(move |(other, _)| *other == key).map(|(_, value)| value).collect()
+        self.filter(move |(other, _)| *other == key)
+            .map(|(_, value)| value)
+            .collect()
     }
 
     /// Joins the values of each key with `f`, as a map.
@@ -279,6 +317,12 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
     }
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "dropping the block here leaves its values to one owner"
+)]
 fn values<T: Data>(block: Block) -> Result<std::sync::Arc<Vec<T>>, JobError> {
-    block.values().map_err(|error| JobError::Executor { message: error.to_string() })
+    block.values().map_err(|error| JobError::Executor {
+        message: error.to_string(),
+    })
 }

@@ -32,7 +32,10 @@ impl Block {
     /// [`BlockError`] when the bytes are damaged, or the values are of another type.
     pub fn values<T: Data>(&self) -> Result<Arc<Vec<T>>, BlockError> {
         match self {
-            Self::Values(any) => any.clone().downcast::<Vec<T>>().map_err(|_| BlockError::OtherType),
+            Self::Values(any) => any
+                .clone()
+                .downcast::<Vec<T>>()
+                .map_err(|_| BlockError::OtherType),
             Self::Bytes(bytes) => decode(bytes).map(Arc::new),
         }
     }
@@ -105,16 +108,22 @@ pub fn encode<T: Data>(values: &[T]) -> Vec<u8> {
 pub fn decode<T: Data>(bytes: &[u8]) -> Result<Vec<T>, BlockError> {
     let (count, mut rest) = check(bytes)?;
     // A value may take no bytes at all, so the count bounds the loop but not the allocation.
-    let mut values = Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(rest.len()));
+    let mut values =
+        Vec::with_capacity(usize::try_from(count).unwrap_or(usize::MAX).min(rest.len()));
     if size_of::<T>() > 0 && rest.is_empty() && count > 0 {
         return Err(BlockError::Payload { count });
     }
     for _ in 0..count {
-        let (value, left) = postcard::take_from_bytes(rest).map_err(|_| BlockError::Payload { count })?;
+        let (value, left) =
+            postcard::take_from_bytes(rest).map_err(|_| BlockError::Payload { count })?;
         values.push(value);
         rest = left;
     }
-    if rest.is_empty() { Ok(values) } else { Err(BlockError::Payload { count }) }
+    if rest.is_empty() {
+        Ok(values)
+    } else {
+        Err(BlockError::Payload { count })
+    }
 }
 
 /// The checksum of a block that is known to be whole: equal blocks have equal digests.
@@ -124,7 +133,9 @@ pub fn digest(bytes: &[u8]) -> u64 {
 
 fn check(bytes: &[u8]) -> Result<(u64, &[u8]), BlockError> {
     if bytes.len() < HEADER {
-        return Err(BlockError::Truncated { length: bytes.len() });
+        return Err(BlockError::Truncated {
+            length: bytes.len(),
+        });
     }
     if &bytes[..4] != MAGIC {
         return Err(BlockError::NoBlock);
@@ -132,7 +143,9 @@ fn check(bytes: &[u8]) -> Result<(u64, &[u8]), BlockError> {
     let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("8 bytes"));
     let payload = &bytes[HEADER..];
     if word(12) != payload.len() as u64 {
-        return Err(BlockError::Truncated { length: bytes.len() });
+        return Err(BlockError::Truncated {
+            length: bytes.len(),
+        });
     }
     let (expected, found) = (word(20), checksum(bytes));
     if expected != found {
@@ -156,14 +169,22 @@ mod tests {
     #[test]
     fn every_changed_bit_is_found() {
         let bytes = encode(&[(1u32, "one".to_owned()), (2, "two".to_owned())]);
-        assert_eq!(decode::<(u32, String)>(&bytes).expect("a whole block").len(), 2);
+        assert_eq!(
+            decode::<(u32, String)>(&bytes)
+                .expect("a whole block")
+                .len(),
+            2
+        );
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(decode::<(u32, String)>(&damaged).is_err(), "bit {bit}");
         }
         for length in 0..bytes.len() {
-            assert!(decode::<(u32, String)>(&bytes[..length]).is_err(), "{length} bytes");
+            assert!(
+                decode::<(u32, String)>(&bytes[..length]).is_err(),
+                "{length} bytes"
+            );
         }
     }
 

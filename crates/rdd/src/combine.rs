@@ -24,11 +24,18 @@ pub(crate) struct Combiner<'a, K, C> {
 
 impl<'a, K: Key, C: Data> Combiner<'a, K, C> {
     /// With room for `expected` keys. The budget is the environment's, counted without what entries point at.
-    pub(crate) fn new(task: &TaskContext<'_>, expected: usize, merge: &'a dyn Fn(&mut C, C)) -> Self {
+    pub(crate) fn new(
+        task: &TaskContext<'_>,
+        expected: usize,
+        merge: &'a dyn Fn(&mut C, C),
+    ) -> Self {
         let bytes_max = task.env().table_bytes();
         let entries_max = (bytes_max / size_of::<(K, C)>().max(1)).max(1);
         Self {
-            table: FxHashMap::with_capacity_and_hasher(expected.min(entries_max), rustc_hash::FxBuildHasher),
+            table: FxHashMap::with_capacity_and_hasher(
+                expected.min(entries_max),
+                rustc_hash::FxBuildHasher,
+            ),
             entries_max,
             bytes_max,
             folder: task.env().spill_folder(),
@@ -73,8 +80,14 @@ impl<'a, K: Key, C: Data> Combiner<'a, K, C> {
     }
 
     fn spill(&mut self) -> Result<(), TaskError> {
-        let folder = self.folder.as_deref().ok_or(TaskError::Budget { budget: self.bytes_max })?;
-        let mut run: Vec<(u64, (K, C))> = self.table.drain().map(|(k, c)| (key_hash(&k), (k, c))).collect();
+        let folder = self.folder.as_deref().ok_or(TaskError::Budget {
+            budget: self.bytes_max,
+        })?;
+        let mut run: Vec<(u64, (K, C))> = self
+            .table
+            .drain()
+            .map(|(k, c)| (key_hash(&k), (k, c)))
+            .collect();
         run.sort_by_key(|(hash, _)| *hash);
         self.runs.push(RunFile::write(folder, &run)?);
         Ok(())
@@ -88,7 +101,8 @@ fn merge_runs<K: Key, C: Data>(
     sink: Sink<'_, (K, C)>,
 ) -> Result<(), Halt> {
     type Reader<K, C> = RunReader<(u64, (K, C)), std::io::BufReader<std::fs::File>>;
-    let mut readers: Vec<Reader<K, C>> = runs.iter().map(RunFile::read).collect::<Result<_, _>>()?;
+    let mut readers: Vec<Reader<K, C>> =
+        runs.iter().map(RunFile::read).collect::<Result<_, _>>()?;
     let mut heads: Vec<Option<(K, C)>> = Vec::new();
     let mut heap = BinaryHeap::new();
     for (i, reader) in readers.iter_mut().enumerate() {

@@ -12,7 +12,7 @@ use crate::lineage::{Dependency, Lineage, MapWork, Shuffle};
 use crate::partitioner::PartitionerId;
 use crate::rdd::{BATCH, Rdd};
 
-/// Runs jobs. Executors implement it; [`crate::Threads`] is the one that comes with the crate.
+/// Runs jobs. Executors implement it.
 pub trait Runner: Send + Sync {
     /// Runs a job: the output of every partition of its last stage, in order.
     ///
@@ -41,7 +41,9 @@ struct Inner {
 
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("parallelism", &self.0.parallelism).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("parallelism", &self.0.parallelism)
+            .finish_non_exhaustive()
     }
 }
 
@@ -53,7 +55,12 @@ impl Context {
     /// When `parallelism` is 0.
     pub fn new(runner: Arc<dyn Runner>, parallelism: usize) -> Self {
         assert!(parallelism > 0, "a dataset has at least one partition");
-        Self(Arc::new(Inner { runner, parallelism, rdds: AtomicU64::new(0), shuffles: AtomicU64::new(0) }))
+        Self(Arc::new(Inner {
+            runner,
+            parallelism,
+            rdds: AtomicU64::new(0),
+            shuffles: AtomicU64::new(0),
+        }))
     }
 
     /// The number of partitions where none is given.
@@ -66,17 +73,27 @@ impl Context {
     /// # Panics
     ///
     /// When `partitions` is 0.
-    pub fn parallelize<T: Data>(&self, values: impl IntoIterator<Item = T>, partitions: usize) -> Rdd<T> {
+    pub fn parallelize<T: Data>(
+        &self,
+        values: impl IntoIterator<Item = T>,
+        partitions: usize,
+    ) -> Rdd<T> {
         assert!(partitions > 0, "a dataset has at least one partition");
         let values: Arc<Vec<T>> = Arc::new(values.into_iter().collect());
-        self.rdd("parallelize", partitions, vec![], None, move |partition, task, sink| {
-            let bound = |i: usize| i * values.len() / partitions;
-            for batch in values[bound(partition)..bound(partition + 1)].chunks(BATCH) {
-                task.took(batch.len())?;
-                sink(batch.to_vec())?;
-            }
-            Ok(())
-        })
+        self.rdd(
+            "parallelize",
+            partitions,
+            vec![],
+            None,
+            move |partition, task, sink| {
+                let bound = |i: usize| i * values.len() / partitions;
+                for batch in values[bound(partition)..bound(partition + 1)].chunks(BATCH) {
+                    task.took(batch.len())?;
+                    sink(batch.to_vec())?;
+                }
+                Ok(())
+            },
+        )
     }
 
     /// A dataset whose partition `p` is what `make(p)` iterates over. Made again whenever it is asked for, so it
@@ -91,17 +108,23 @@ impl Context {
         make: impl Fn(usize) -> I + Send + Sync + 'static,
     ) -> Rdd<T> {
         assert!(partitions > 0, "a dataset has at least one partition");
-        self.rdd("generate", partitions, vec![], None, move |partition, task, sink| {
-            let mut values = make(partition).into_iter();
-            loop {
-                let batch: Vec<T> = values.by_ref().take(BATCH).collect();
-                if batch.is_empty() {
-                    return Ok(());
+        self.rdd(
+            "generate",
+            partitions,
+            vec![],
+            None,
+            move |partition, task, sink| {
+                let mut values = make(partition).into_iter();
+                loop {
+                    let batch: Vec<T> = values.by_ref().take(BATCH).collect();
+                    if batch.is_empty() {
+                        return Ok(());
+                    }
+                    task.took(batch.len())?;
+                    sink(batch)?;
                 }
-                task.took(batch.len())?;
-                sink(batch)?;
-            }
-        })
+            },
+        )
     }
 
     /// A value that every task can read.
@@ -119,7 +142,11 @@ impl Context {
         partitions: usize,
         dependencies: Vec<Dependency>,
         partitioner: Option<PartitionerId>,
-        compute: impl Fn(usize, &crate::task::TaskContext<'_>, crate::rdd::Sink<'_, T>) -> Result<(), crate::task::Halt>
+        compute: impl Fn(
+            usize,
+            &crate::task::TaskContext<'_>,
+            crate::rdd::Sink<'_, T>,
+        ) -> Result<(), crate::task::Halt>
         + Send
         + Sync
         + 'static,
@@ -134,12 +161,27 @@ impl Context {
             level: AtomicU8::new(0),
             name: Mutex::new(None),
         });
-        Rdd { context: self.clone(), lineage, compute: Arc::new(compute) }
+        Rdd {
+            context: self.clone(),
+            lineage,
+            compute: Arc::new(compute),
+        }
     }
 
-    pub(crate) fn shuffle(&self, parent: Arc<Lineage>, reduces: usize, map: MapWork) -> Arc<Shuffle> {
+    pub(crate) fn shuffle(
+        &self,
+        parent: Arc<Lineage>,
+        reduces: usize,
+        map: MapWork,
+    ) -> Arc<Shuffle> {
         let id = ShuffleId(self.0.shuffles.fetch_add(1, Ordering::Relaxed));
-        Arc::new(Shuffle { id, parent, reduces, map, runner: Arc::downgrade(&self.0.runner) })
+        Arc::new(Shuffle {
+            id,
+            parent,
+            reduces,
+            map,
+            runner: Arc::downgrade(&self.0.runner),
+        })
     }
 
     pub(crate) fn is(&self, other: &Self) -> bool {

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use crate::counter::{Counts, counted};
 use crate::data::ShuffleId;
 use crate::lineage::{Dependency, Lineage, Shuffle};
-use crate::scheduler::{StageId, StagePlan};
+use crate::scheduler::{Failure, StageId, StagePlan};
 use crate::task::{Halt, Output, TaskContext, TaskEnv, TaskError};
 
 /// The stages of one action: a stage for every shuffle in the lineage, and the result stage last.
@@ -54,7 +55,9 @@ pub enum JobError {
         message: String,
     },
     /// A recomputed block differs from the one whose consumers' results are already out.
-    #[error("stage {stage} ({name}), partition {partition} gave another result when computed again")]
+    #[error(
+        "stage {stage} ({name}), partition {partition} gave another result when computed again"
+    )]
     Indeterminate {
         /// The stage's number in the job.
         stage: usize,
@@ -91,24 +94,45 @@ impl Job {
         // Parents first, so that a shuffle's own parents are numbered when it is.
         for rdd in last.ancestry() {
             for dependency in &rdd.dependencies {
-                let Dependency::Wide(shuffle) = dependency else { continue };
+                let Dependency::Wide(shuffle) = dependency else {
+                    continue;
+                };
                 if numbers.contains_key(&shuffle.id) {
                     continue;
                 }
-                let parents = shuffles_below(&shuffle.parent).iter().map(|id| numbers[id]).collect();
+                let parents = shuffles_below(&shuffle.parent)
+                    .iter()
+                    .map(|id| numbers[id])
+                    .collect();
                 numbers.insert(shuffle.id, StageId(stages.len()));
                 let (name, tasks) = (shuffle.parent.label(), shuffle.maps());
-                stages.push(Stage { name, tasks, parents, work: Work::Shuffle(shuffle.clone()) });
+                stages.push(Stage {
+                    name,
+                    tasks,
+                    parents,
+                    work: Work::Shuffle(shuffle.clone()),
+                });
             }
         }
         let parents = shuffles_below(last).iter().map(|id| numbers[id]).collect();
-        stages.push(Stage { name: last.label(), tasks: last.partitions, parents, work: Work::Result(result) });
-        Self { stages, fingerprint: last.fingerprint() }
+        stages.push(Stage {
+            name: last.label(),
+            tasks: last.partitions,
+            parents,
+            work: Work::Result(result),
+        });
+        Self {
+            stages,
+            fingerprint: last.fingerprint(),
+        }
     }
 
     /// What the scheduler needs to know; no output is there yet.
     pub fn plan(&self) -> Vec<StagePlan> {
-        self.stages.iter().map(|stage| StagePlan::new(stage.tasks, stage.parents.clone())).collect()
+        self.stages
+            .iter()
+            .map(|stage| StagePlan::new(stage.tasks, stage.parents.clone()))
+            .collect()
     }
 
     /// The lineage's fingerprint: a worker that rebuilt it must find the same.
@@ -126,12 +150,43 @@ impl Job {
 
     /// The stage that writes a shuffle.
     pub fn stage_of(&self, shuffle: ShuffleId) -> Option<StageId> {
-        (0..self.stages.len()).map(StageId).find(|stage| self.shuffle(*stage) == Some(shuffle))
+        (0..self.stages.len())
+            .map(StageId)
+            .find(|stage| self.shuffle(*stage) == Some(shuffle))
     }
 
     /// The last operator of a stage.
     pub fn name(&self, stage: StageId) -> &str {
         &self.stages[stage.0].name
+    }
+
+    /// A failure in terms of this job.
+    pub fn error(&self, failure: Failure) -> JobError {
+        match failure {
+            Failure::Task {
+                stage,
+                partition,
+                failures,
+                message,
+            } => JobError::Task {
+                stage: stage.0,
+                name: self.name(stage).to_owned(),
+                partition,
+                attempt: failures,
+                message,
+            },
+            Failure::Fetch { stage, times } => JobError::FetchFailures {
+                stage: stage.0,
+                name: self.name(stage).to_owned(),
+                times,
+            },
+            Failure::Indeterminate { stage, partition } => JobError::Indeterminate {
+                stage: stage.0,
+                name: self.name(stage).to_owned(),
+                partition,
+            },
+            Failure::NoWorkers => JobError::NoWorkers,
+        }
     }
 
     /// Runs one task: one output for each partition of the shuffle it writes, or the one result. A panic in a
@@ -144,19 +199,31 @@ impl Job {
     /// # Panics
     ///
     /// When the job has no such task.
-    pub fn run_task(&self, stage: StageId, partition: usize, env: &dyn TaskEnv) -> Result<Vec<Output>, TaskError> {
+    pub fn run_task(
+        &self,
+        stage: StageId,
+        partition: usize,
+        env: &dyn TaskEnv,
+    ) -> Result<(Vec<Output>, Counts), TaskError> {
         let stage = &self.stages[stage.0];
-        assert!(partition < stage.tasks, "the stage has {} tasks", stage.tasks);
+        assert!(
+            partition < stage.tasks,
+            "the stage has {} tasks",
+            stage.tasks
+        );
         let task = TaskContext::new(env, partition);
         let run = || match &stage.work {
             Work::Shuffle(shuffle) => (shuffle.map)(partition, &task),
             Work::Result(result) => result(partition, &task).map(|output| vec![output]),
         };
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(outputs)) => Ok(outputs),
+        let (result, counts) = counted(|| catch_unwind(AssertUnwindSafe(run)));
+        match result {
+            Ok(Ok(outputs)) => Ok((outputs, counts)),
             Ok(Err(Halt::Failed(error))) => Err(error),
             Ok(Err(Halt::Enough)) => unreachable!("whoever has enough says so to nobody above it"),
-            Err(panic) => Err(TaskError::Panicked { message: panic_text(&*panic) }),
+            Err(panic) => Err(TaskError::Panicked {
+                message: panic_text(&*panic),
+            }),
         }
     }
 }

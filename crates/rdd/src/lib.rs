@@ -5,6 +5,7 @@ mod action;
 mod block;
 mod combine;
 mod context;
+mod counter;
 mod data;
 mod job;
 mod lineage;
@@ -15,15 +16,23 @@ mod rdd;
 mod run_file;
 pub mod scheduler;
 mod source;
+#[cfg(feature = "threads")]
+mod store;
 mod task;
+#[cfg(feature = "threads")]
+mod threads;
 mod wide;
 
 pub use block::{Block, BlockError, decode, digest, encode};
 pub use context::{Broadcast, Context, Runner};
+pub use counter::{Counter, Counts};
 pub use data::{Data, Key, RddId, ShuffleId};
 pub use job::{Job, JobError};
 pub use lineage::{Dependency, Lineage, Shuffle};
-pub use partitioner::{HashPartitioner, PartitionerId, Partitioner, Parts, RangePartitioner};
+pub use pair::{Either, Groups};
+pub use partitioner::{HashPartitioner, Partitioner, PartitionerId, Parts, RangePartitioner};
 pub use rdd::Rdd;
 pub use run_file::RunReader;
 pub use task::{FetchError, Output, StorageLevel, TaskContext, TaskEnv, TaskError};
+#[cfg(feature = "threads")]
+pub use threads::{Faults, ThreadCounts, ThreadOptions, Threads};

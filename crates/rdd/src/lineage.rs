@@ -89,7 +89,12 @@ impl Lineage {
                 done.push(rdd);
             } else if seen.insert(rdd.id) {
                 stack.push((rdd.clone(), true));
-                stack.extend(rdd.dependencies.iter().rev().map(|d| (d.parent().clone(), false)));
+                stack.extend(
+                    rdd.dependencies
+                        .iter()
+                        .rev()
+                        .map(|d| (d.parent().clone(), false)),
+                );
             }
         }
         done
@@ -100,7 +105,11 @@ impl Lineage {
     pub fn fingerprint(self: &Arc<Self>) -> u64 {
         let mut text = String::new();
         for rdd in self.ancestry() {
-            let _ = write!(text, "{} {} {} {} {:?}", rdd.id.0, rdd.operator, rdd.element, rdd.partitions, rdd.partitioner);
+            let _ = write!(
+                text,
+                "{} {} {} {} {:?}",
+                rdd.id.0, rdd.operator, rdd.element, rdd.partitions, rdd.partitioner
+            );
             for dependency in &rdd.dependencies {
                 let wide = matches!(dependency, Dependency::Wide(_));
                 let _ = write!(text, " {wide} {}", dependency.parent().id.0);
@@ -117,7 +126,14 @@ impl Lineage {
         let mut seen = std::collections::BTreeSet::new();
         let mut stack = vec![(self.clone(), 0usize, "")];
         while let Some((rdd, depth, edge)) = stack.pop() {
-            let _ = write!(text, "{}{edge}({}) {} [{}]", "  ".repeat(depth), rdd.partitions, rdd.label(), rdd.id.0);
+            let _ = write!(
+                text,
+                "{}{edge}({}) {} [{}]",
+                "  ".repeat(depth),
+                rdd.partitions,
+                rdd.label(),
+                rdd.id.0
+            );
             if !seen.insert(rdd.id) {
                 text.push_str(" as above\n");
                 continue;
@@ -127,7 +143,11 @@ impl Lineage {
             }
             text.push('\n');
             for dependency in rdd.dependencies.iter().rev() {
-                let edge = if matches!(dependency, Dependency::Wide(_)) { "+-" } else { "| " };
+                let edge = if matches!(dependency, Dependency::Wide(_)) {
+                    "+-"
+                } else {
+                    "| "
+                };
                 stack.push((dependency.parent().clone(), depth + 1, edge));
             }
         }
@@ -135,7 +155,11 @@ impl Lineage {
     }
 
     pub(crate) fn label(&self) -> String {
-        match &*self.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        match &*self
+            .name
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        {
             Some(name) => format!("{} \"{name}\"", self.operator),
             None => self.operator.to_owned(),
         }
@@ -151,7 +175,8 @@ pub struct Shuffle {
     pub(crate) runner: Weak<dyn Runner>,
 }
 
-pub(crate) type MapWork = Box<dyn Fn(usize, &TaskContext<'_>) -> Result<Vec<Output>, Halt> + Send + Sync>;
+pub(crate) type MapWork =
+    Box<dyn Fn(usize, &TaskContext<'_>) -> Result<Vec<Output>, Halt> + Send + Sync>;
 
 impl Shuffle {
     /// The shuffle's number.
@@ -180,6 +205,9 @@ impl Drop for Shuffle {
 
 impl std::fmt::Debug for Shuffle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shuffle").field("id", &self.id).field("reduces", &self.reduces).finish_non_exhaustive()
+        f.debug_struct("Shuffle")
+            .field("id", &self.id)
+            .field("reduces", &self.reduces)
+            .finish_non_exhaustive()
     }
 }

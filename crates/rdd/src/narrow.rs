@@ -12,7 +12,9 @@ impl<T: Data> Rdd<T> {
     pub fn map<U: Data>(&self, f: impl Fn(T) -> U + Send + Sync + 'static) -> Rdd<U> {
         let parent = self.clone();
         self.narrow("map", None, move |p, task, sink| {
-            parent.partition(p, task, &mut |batch| sink(batch.into_iter().map(&f).collect()))
+            parent.partition(p, task, &mut |batch| {
+                sink(batch.into_iter().map(&f).collect())
+            })
         })
     }
 
@@ -23,19 +25,29 @@ impl<T: Data> Rdd<T> {
     ) -> Rdd<U> {
         let parent = self.clone();
         self.narrow("flatMap", None, move |p, task, sink| {
-            parent.partition(p, task, &mut |batch| sink(batch.into_iter().flat_map(&f).collect()))
+            parent.partition(p, task, &mut |batch| {
+                sink(batch.into_iter().flat_map(&f).collect())
+            })
         })
     }
 
     /// Keeps the elements that `keep` holds for.
     pub fn filter(&self, keep: impl Fn(&T) -> bool + Send + Sync + 'static) -> Self {
         let parent = self.clone();
-        self.narrow("filter", self.lineage.partitioner.clone(), move |p, task, sink| {
-            parent.partition(p, task, &mut |mut batch| {
-                batch.retain(&keep);
-                if batch.is_empty() { Ok(()) } else { sink(batch) }
-            })
-        })
+        self.narrow(
+            "filter",
+            self.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                parent.partition(p, task, &mut |mut batch| {
+                    batch.retain(&keep);
+                    if batch.is_empty() {
+                        Ok(())
+                    } else {
+                        sink(batch)
+                    }
+                })
+            },
+        )
     }
 
     /// Applies `f` to each partition as a whole.
@@ -73,11 +85,23 @@ impl<T: Data> Rdd<T> {
         self.same_context(other);
         let (left, right) = (self.clone(), other.clone());
         let count = left.num_partitions();
-        let dependencies =
-            vec![Dependency::Narrow(self.lineage.clone()), Dependency::Narrow(other.lineage.clone())];
-        self.context.rdd("union", count + right.num_partitions(), dependencies, None, move |p, task, sink| {
-            if p < count { left.partition(p, task, sink) } else { right.partition(p - count, task, sink) }
-        })
+        let dependencies = vec![
+            Dependency::Narrow(self.lineage.clone()),
+            Dependency::Narrow(other.lineage.clone()),
+        ];
+        self.context.rdd(
+            "union",
+            count + right.num_partitions(),
+            dependencies,
+            None,
+            move |p, task, sink| {
+                if p < count {
+                    left.partition(p, task, sink)
+                } else {
+                    right.partition(p - count, task, sink)
+                }
+            },
+        )
     }
 
     /// Every pair of an element of this and one of the other.
@@ -90,17 +114,31 @@ impl<T: Data> Rdd<T> {
         let (left, right) = (self.clone(), other.clone());
         let (count, dependencies) = (
             self.num_partitions() * other.num_partitions(),
-            vec![Dependency::Narrow(self.lineage.clone()), Dependency::Narrow(other.lineage.clone())],
+            vec![
+                Dependency::Narrow(self.lineage.clone()),
+                Dependency::Narrow(other.lineage.clone()),
+            ],
         );
-        self.context.rdd("cartesian", count, dependencies, None, move |p, task, sink| {
-            let inner = right.collected(p % right.num_partitions(), task)?;
-            left.partition(p / right.num_partitions(), task, &mut |batch| {
-                for value in batch {
-                    sink(inner.iter().map(|other| (value.clone(), other.clone())).collect())?;
-                }
-                Ok(())
-            })
-        })
+        self.context.rdd(
+            "cartesian",
+            count,
+            dependencies,
+            None,
+            move |p, task, sink| {
+                let inner = right.collected(p % right.num_partitions(), task)?;
+                left.partition(p / right.num_partitions(), task, &mut |batch| {
+                    for value in batch {
+                        sink(
+                            inner
+                                .iter()
+                                .map(|other| (value.clone(), other.clone()))
+                                .collect(),
+                        )?;
+                    }
+                    Ok(())
+                })
+            },
+        )
     }
 
     /// Pairs elements at the same position of the same partition.
@@ -116,7 +154,10 @@ impl<T: Data> Rdd<T> {
             if lengths.0 == lengths.1 {
                 Ok(left.into_iter().zip(right).collect())
             } else {
-                Err(TaskError::UnequalZip { left: lengths.0, right: lengths.1 })
+                Err(TaskError::UnequalZip {
+                    left: lengths.0,
+                    right: lengths.1,
+                })
             }
         })
     }
@@ -131,7 +172,9 @@ impl<T: Data> Rdd<T> {
         other: &Rdd<U>,
         f: impl Fn(Vec<T>, Vec<U>) -> Vec<V> + Send + Sync + 'static,
     ) -> Rdd<V> {
-        self.zip_whole("zipPartitions", other, move |left, right| Ok(f(left, right)))
+        self.zip_whole("zipPartitions", other, move |left, right| {
+            Ok(f(left, right))
+        })
     }
 
     /// Pairs the `i`-th element of partition `p` of `n` with `i * n + p`: unique, and no job is run.
@@ -139,7 +182,10 @@ impl<T: Data> Rdd<T> {
         let n = self.num_partitions() as u64;
         self.whole("zipWithUniqueId", move |p, all| {
             let p = p as u64;
-            all.into_iter().enumerate().map(move |(i, value)| (value, i as u64 * n + p)).collect::<Vec<_>>()
+            all.into_iter()
+                .enumerate()
+                .map(move |(i, value)| (value, i as u64 * n + p))
+                .collect::<Vec<_>>()
         })
     }
 
@@ -149,10 +195,15 @@ impl<T: Data> Rdd<T> {
     ///
     /// When `fraction` is not between 0 and 1.
     pub fn sample(&self, fraction: f64, seed: u64) -> Self {
-        assert!((0.0..=1.0).contains(&fraction), "a fraction is between 0 and 1");
+        assert!(
+            (0.0..=1.0).contains(&fraction),
+            "a fraction is between 0 and 1"
+        );
         self.whole("sample", move |p, all| {
             let mut random = Random::new(seed, p as u64);
-            all.into_iter().filter(|_| random.unit() < fraction).collect::<Vec<_>>()
+            all.into_iter()
+                .filter(|_| random.unit() < fraction)
+                .collect::<Vec<_>>()
         })
     }
 
@@ -163,7 +214,10 @@ impl<T: Data> Rdd<T> {
     /// When the weights are not positive numbers.
     pub fn random_split(&self, weights: &[f64], seed: u64) -> Vec<Self> {
         let total: f64 = weights.iter().sum();
-        assert!(total.is_finite() && weights.iter().all(|w| *w > 0.0), "weights are positive numbers");
+        assert!(
+            total.is_finite() && weights.iter().all(|w| *w > 0.0),
+            "weights are positive numbers"
+        );
         let mut low = 0.0;
         let last = weights.len().saturating_sub(1);
         weights
@@ -195,9 +249,11 @@ impl<T: Data> Rdd<T> {
         let parent = self.clone();
         let (from, to) = (self.num_partitions(), partitions.min(self.num_partitions()));
         let dependencies = vec![Dependency::Narrow(self.lineage.clone())];
-        self.context.rdd("coalesce", to, dependencies, None, move |p, task, sink| {
-            (p * from / to..(p + 1) * from / to).try_for_each(|q| parent.partition(q, task, &mut *sink))
-        })
+        self.context
+            .rdd("coalesce", to, dependencies, None, move |p, task, sink| {
+                (p * from / to..(p + 1) * from / to)
+                    .try_for_each(|q| parent.partition(q, task, &mut *sink))
+            })
     }
 
     pub(crate) fn whole<U: Data, I: IntoIterator<Item = U>>(
@@ -219,17 +275,30 @@ impl<T: Data> Rdd<T> {
         f: impl Fn(Vec<T>, Vec<U>) -> Result<Vec<V>, TaskError> + Send + Sync + 'static,
     ) -> Rdd<V> {
         self.same_context(other);
-        assert_eq!(self.num_partitions(), other.num_partitions(), "{operator} needs equal numbers of partitions");
+        assert_eq!(
+            self.num_partitions(),
+            other.num_partitions(),
+            "{operator} needs equal numbers of partitions"
+        );
         let (left, right) = (self.clone(), other.clone());
-        let dependencies =
-            vec![Dependency::Narrow(self.lineage.clone()), Dependency::Narrow(other.lineage.clone())];
-        self.context.rdd(operator, self.num_partitions(), dependencies, None, move |p, task, sink| {
-            sink(f(left.collected(p, task)?, right.collected(p, task)?)?)
-        })
+        let dependencies = vec![
+            Dependency::Narrow(self.lineage.clone()),
+            Dependency::Narrow(other.lineage.clone()),
+        ];
+        self.context.rdd(
+            operator,
+            self.num_partitions(),
+            dependencies,
+            None,
+            move |p, task, sink| sink(f(left.collected(p, task)?, right.collected(p, task)?)?),
+        )
     }
 
     pub(crate) fn same_context<U>(&self, other: &Rdd<U>) {
-        assert!(self.context.is(&other.context), "datasets of two contexts cannot be combined");
+        assert!(
+            self.context.is(&other.context),
+            "datasets of two contexts cannot be combined"
+        );
     }
 }
 
@@ -247,9 +316,15 @@ impl<K: Data, V: Data> Rdd<(K, V)> {
     /// Applies `f` to each value. Keys stay where they are, so the partitioner does too.
     pub fn map_values<W: Data>(&self, f: impl Fn(V) -> W + Send + Sync + 'static) -> Rdd<(K, W)> {
         let parent = self.clone();
-        self.narrow("mapValues", self.lineage.partitioner.clone(), move |p, task, sink| {
-            parent.partition(p, task, &mut |batch| sink(batch.into_iter().map(|(k, v)| (k, f(v))).collect()))
-        })
+        self.narrow(
+            "mapValues",
+            self.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                parent.partition(p, task, &mut |batch| {
+                    sink(batch.into_iter().map(|(k, v)| (k, f(v))).collect())
+                })
+            },
+        )
     }
 
     /// Applies `f` to each value and pairs all it gives with the key. The partitioner stays.
@@ -258,15 +333,19 @@ impl<K: Data, V: Data> Rdd<(K, V)> {
         f: impl Fn(V) -> I + Send + Sync + 'static,
     ) -> Rdd<(K, W)> {
         let (parent, f) = (self.clone(), Arc::new(f));
-        self.narrow("flatMapValues", self.lineage.partitioner.clone(), move |p, task, sink| {
-            parent.partition(p, task, &mut |batch| {
-                let mut out = Vec::with_capacity(batch.len());
-                for (key, value) in batch {
-                    out.extend(f(value).into_iter().map(|w| (key.clone(), w)));
-                }
-                sink(out)
-            })
-        })
+        self.narrow(
+            "flatMapValues",
+            self.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                parent.partition(p, task, &mut |batch| {
+                    let mut out = Vec::with_capacity(batch.len());
+                    for (key, value) in batch {
+                        out.extend(f(value).into_iter().map(|w| (key.clone(), w)));
+                    }
+                    sink(out)
+                })
+            },
+        )
     }
 }
 

@@ -11,6 +11,12 @@ use crate::partitioner::Parts;
 use crate::rdd::{Rdd, append};
 use crate::task::{Halt, Output, TaskContext};
 
+/// What `cogroup` pairs with a key: its values on the left and on the right.
+pub type Groups<V, W> = (Vec<V>, Vec<W>);
+/// What `full_outer_join` pairs with a key; at least one is there.
+pub type Either<V, W> = (Option<V>, Option<W>);
+type Merge<C> = dyn Fn(&mut C, C) + Send + Sync;
+
 impl<K: Key, V: Data> Rdd<(K, V)> {
     /// Moves each pair to the partition its key belongs to. Nothing moves when it is there already.
     pub fn partition_by(&self, parts: impl Into<Parts<K>>) -> Self {
@@ -38,11 +44,21 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
     /// Joins the values of each key with `f`, which must be associative and commutative.
     ///
     /// Values are cloned once for each call; for values that own memory, [`Self::combine_by_key`] changes in place.
-    pub fn reduce_by_key(&self, parts: impl Into<Parts<K>>, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> Self {
+    pub fn reduce_by_key(
+        &self,
+        parts: impl Into<Parts<K>>,
+        f: impl Fn(V, V) -> V + Send + Sync + 'static,
+    ) -> Self {
         let f = Arc::new(f);
         let g = f.clone();
         let into = move |a: &mut V, b| *a = f(a.clone(), b);
-        self.combine("reduceByKey", &parts.into(), |v| v, into, move |a: &mut V, b| *a = g(a.clone(), b))
+        self.combine(
+            "reduceByKey",
+            &parts.into(),
+            |v| v,
+            into,
+            move |a: &mut V, b| *a = g(a.clone(), b),
+        )
     }
 
     /// Folds the values of each key into a copy of `zero` with `add`; `merge` joins two of those.
@@ -60,19 +76,37 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
             first(&mut made, value);
             made
         };
-        self.combine("aggregateByKey", &parts.into(), create, move |c: &mut C, v| add(c, v), merge)
+        self.combine(
+            "aggregateByKey",
+            &parts.into(),
+            create,
+            move |c: &mut C, v| add(c, v),
+            merge,
+        )
     }
 
     /// All values of each key. Values are not combined before they move: `reduce_by_key` moves less where it fits.
     pub fn group_by_key(&self, parts: impl Into<Parts<K>>) -> Rdd<(K, Vec<V>)> {
         let moved = self.partition_by(parts);
-        moved.within("groupByKey", |v| vec![v], Vec::push, |a, mut b| a.append(&mut b))
+        moved.within(
+            "groupByKey",
+            |v| vec![v],
+            Vec::push,
+            |a, mut b| a.append(&mut b),
+        )
     }
 
     /// For each key of either, its values here and there.
-    pub fn cogroup<W: Data>(&self, other: &Rdd<(K, W)>, parts: impl Into<Parts<K>>) -> Rdd<(K, (Vec<V>, Vec<W>))> {
+    pub fn cogroup<W: Data>(
+        &self,
+        other: &Rdd<(K, W)>,
+        parts: impl Into<Parts<K>>,
+    ) -> Rdd<(K, Groups<V, W>)> {
         let parts = parts.into();
-        let (left, right) = (self.partition_by(parts.clone()), other.partition_by(parts.clone()));
+        let (left, right) = (
+            self.partition_by(parts.clone()),
+            other.partition_by(parts.clone()),
+        );
         let mut made = left.zip_whole("cogroup", &right, |left, right| {
             let mut table = FxHashMap::<K, (Vec<V>, Vec<W>)>::default();
             for (key, value) in left {
@@ -89,27 +123,44 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
 
     /// Every pair of a value here and a value there with the same key. Narrow when both sides already have the
     /// partitioner asked for.
-    pub fn join<W: Data>(&self, other: &Rdd<(K, W)>, parts: impl Into<Parts<K>>) -> Rdd<(K, (V, W))> {
+    pub fn join<W: Data>(
+        &self,
+        other: &Rdd<(K, W)>,
+        parts: impl Into<Parts<K>>,
+    ) -> Rdd<(K, (V, W))> {
         let parts = parts.into();
-        let (left, right) = (self.partition_by(parts.clone()), other.partition_by(parts.clone()));
+        let (left, right) = (
+            self.partition_by(parts.clone()),
+            other.partition_by(parts.clone()),
+        );
         left.same_context(&right);
-        let dependencies =
-            vec![Dependency::Narrow(left.lineage.clone()), Dependency::Narrow(right.lineage.clone())];
+        let dependencies = vec![
+            Dependency::Narrow(left.lineage.clone()),
+            Dependency::Narrow(right.lineage.clone()),
+        ];
         let id = Some(parts.0.id());
-        self.context.rdd("join", left.num_partitions(), dependencies, id, move |p, task, sink| {
-            let build = right.collected(p, task)?;
-            let mut table = JoinTable::new(&build);
-            for (at, (key, _)) in build.iter().enumerate() {
-                table.insert(key, at);
-            }
-            left.partition(p, task, &mut |batch| {
-                let mut out = Vec::with_capacity(batch.len());
-                for (key, value) in batch {
-                    table.matches(&key, |at| out.push((key.clone(), (value.clone(), build[at].1.clone()))));
+        self.context.rdd(
+            "join",
+            left.num_partitions(),
+            dependencies,
+            id,
+            move |p, task, sink| {
+                let build = right.collected(p, task)?;
+                let mut table = JoinTable::new(&build);
+                for (at, (key, _)) in build.iter().enumerate() {
+                    table.insert(key, at);
                 }
-                if out.is_empty() { Ok(()) } else { sink(out) }
-            })
-        })
+                left.partition(p, task, &mut |batch| {
+                    let mut out = Vec::with_capacity(batch.len());
+                    for (key, value) in batch {
+                        table.matches(&key, |at| {
+                            out.push((key.clone(), (value.clone(), build[at].1.clone())))
+                        });
+                    }
+                    if out.is_empty() { Ok(()) } else { sink(out) }
+                })
+            },
+        )
     }
 
     /// As [`Self::join`], and each value here without a partner once with `None`.
@@ -119,7 +170,9 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
         parts: impl Into<Parts<K>>,
     ) -> Rdd<(K, (V, Option<W>))> {
         self.cogroup(other, parts).flat_map_values(|(left, right)| {
-            left.into_iter().flat_map(|v| or_none(&right).map(|w| (v.clone(), w)).collect::<Vec<_>>()).collect::<Vec<_>>()
+            left.into_iter()
+                .flat_map(|v| or_none(&right).map(|w| (v.clone(), w)).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         })
     }
 
@@ -130,7 +183,10 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
         parts: impl Into<Parts<K>>,
     ) -> Rdd<(K, (Option<V>, W))> {
         self.cogroup(other, parts).flat_map_values(|(left, right)| {
-            right.into_iter().flat_map(|w| or_none(&left).map(|v| (v, w.clone())).collect::<Vec<_>>()).collect::<Vec<_>>()
+            right
+                .into_iter()
+                .flat_map(|w| or_none(&left).map(|v| (v, w.clone())).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         })
     }
 
@@ -139,14 +195,20 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
         &self,
         other: &Rdd<(K, W)>,
         parts: impl Into<Parts<K>>,
-    ) -> Rdd<(K, (Option<V>, Option<W>))> {
+    ) -> Rdd<(K, Either<V, W>)> {
         self.cogroup(other, parts).flat_map_values(|(left, right)| {
-            or_none(&left).flat_map(|v| or_none(&right).map(|w| (v.clone(), w)).collect::<Vec<_>>()).collect::<Vec<_>>()
+            or_none(&left)
+                .flat_map(|v| or_none(&right).map(|w| (v.clone(), w)).collect::<Vec<_>>())
+                .collect::<Vec<_>>()
         })
     }
 
     /// The pairs whose key is not there.
-    pub fn subtract_by_key<W: Data>(&self, other: &Rdd<(K, W)>, parts: impl Into<Parts<K>>) -> Self {
+    pub fn subtract_by_key<W: Data>(
+        &self,
+        other: &Rdd<(K, W)>,
+        parts: impl Into<Parts<K>>,
+    ) -> Self {
         self.cogroup(other, parts)
             .flat_map_values(|(left, right)| if right.is_empty() { left } else { Vec::new() })
     }
@@ -162,29 +224,32 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
         if self.lineage.partitioner.as_ref() == Some(&parts.0.id()) {
             return self.within(operator, create, add, merge);
         }
-        let merge: Arc<dyn Fn(&mut C, C) + Send + Sync> = Arc::new(merge);
+        let merge: Arc<Merge<C>> = Arc::new(merge);
         let (parent, to) = (self.clone(), parts.clone());
         let map_merge = merge.clone();
         let map = move |p: usize, task: &TaskContext<'_>| {
             map_combine(&parent, p, task, &to, &create, &add, &*map_merge)
         };
-        let shuffle = self.context.shuffle(self.lineage.clone(), parts.0.partitions(), Box::new(map));
+        let shuffle =
+            self.context
+                .shuffle(self.lineage.clone(), parts.0.partitions(), Box::new(map));
         let dependencies = vec![Dependency::Wide(shuffle.clone())];
         let (count, id) = (parts.0.partitions(), Some(parts.0.id()));
-        self.context.rdd(operator, count, dependencies, id, move |p, task, sink| {
-            let blocks = (0..shuffle.maps())
-                .map(|map| fetch::<(K, C)>(&shuffle, map, p, task))
-                .collect::<Result<Vec<_>, _>>()?;
-            let expected = blocks.iter().map(|block| block.len()).max().unwrap_or(0);
-            let mut combiner = Combiner::new(task, expected, &*merge);
-            for block in blocks {
-                task.took(block.len())?;
-                for (key, value) in owned(block) {
-                    combiner.add(key, value, &|c| c, &*merge)?;
+        self.context
+            .rdd(operator, count, dependencies, id, move |p, task, sink| {
+                let blocks = (0..shuffle.maps())
+                    .map(|map| fetch::<(K, C)>(&shuffle, map, p, task))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let expected = blocks.iter().map(|block| block.len()).max().unwrap_or(0);
+                let mut combiner = Combiner::new(task, expected, &*merge);
+                for block in blocks {
+                    task.took(block.len())?;
+                    for (key, value) in owned(block) {
+                        combiner.add(key, value, &|c| c, &*merge)?;
+                    }
                 }
-            }
-            combiner.finish(sink)
-        })
+                combiner.finish(sink)
+            })
     }
 
     /// Combines where the keys of each partition are together already.
@@ -196,13 +261,19 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
         merge: impl Fn(&mut C, C) + Send + Sync + 'static,
     ) -> Rdd<(K, C)> {
         let parent = self.clone();
-        self.narrow(operator, self.lineage.partitioner.clone(), move |p, task, sink| {
-            let mut combiner = Combiner::new(task, 0, &merge);
-            parent.partition(p, task, &mut |batch| {
-                batch.into_iter().try_for_each(|(key, value)| combiner.add(key, value, &create, &add))
-            })?;
-            combiner.finish(sink)
-        })
+        self.narrow(
+            operator,
+            self.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                let mut combiner = Combiner::new(task, 0, &merge);
+                parent.partition(p, task, &mut |batch| {
+                    batch
+                        .into_iter()
+                        .try_for_each(|(key, value)| combiner.add(key, value, &create, &add))
+                })?;
+                combiner.finish(sink)
+            },
+        )
     }
 
     fn exchange(&self, parts: &Parts<K>) -> Arc<Shuffle> {
@@ -217,23 +288,25 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
             })?;
             Ok(buckets.into_iter().map(Output::of).collect())
         };
-        self.context.shuffle(self.lineage.clone(), parts.0.partitions(), Box::new(map))
+        self.context
+            .shuffle(self.lineage.clone(), parts.0.partitions(), Box::new(map))
     }
 
     fn read(&self, shuffle: &Arc<Shuffle>, operator: &'static str, parts: &Parts<K>) -> Self {
         let shuffle = shuffle.clone();
         let dependencies = vec![Dependency::Wide(shuffle.clone())];
         let (count, id) = (parts.0.partitions(), Some(parts.0.id()));
-        self.context.rdd(operator, count, dependencies, id, move |p, task, sink| {
-            for map in 0..shuffle.maps() {
-                let block = fetch::<(K, V)>(&shuffle, map, p, task)?;
-                task.took(block.len())?;
-                if !block.is_empty() {
-                    sink(owned(block))?;
+        self.context
+            .rdd(operator, count, dependencies, id, move |p, task, sink| {
+                for map in 0..shuffle.maps() {
+                    let block = fetch::<(K, V)>(&shuffle, map, p, task)?;
+                    task.took(block.len())?;
+                    if !block.is_empty() {
+                        sink(owned(block))?;
+                    }
                 }
-            }
-            Ok(())
-        })
+                Ok(())
+            })
     }
 }
 
@@ -245,11 +318,15 @@ where
     pub fn repartition_and_sort_within_partitions(&self, parts: impl Into<Parts<K>>) -> Self {
         let moved = self.partition_by(parts);
         let parent = moved.clone();
-        moved.narrow("sortWithinPartitions", moved.lineage.partitioner.clone(), move |p, task, sink| {
-            let mut all = parent.collected(p, task)?;
-            all.sort();
-            sink(all)
-        })
+        moved.narrow(
+            "sortWithinPartitions",
+            moved.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                let mut all = parent.collected(p, task)?;
+                all.sort();
+                sink(all)
+            },
+        )
     }
 }
 
@@ -282,10 +359,14 @@ fn map_combine<K: Key, V: Data, C: Data>(
             }
             return Ok(());
         };
-        batch.into_iter().try_for_each(|(key, value)| table.add(key, value, create, add))?;
+        batch
+            .into_iter()
+            .try_for_each(|(key, value)| table.add(key, value, create, add))?;
         // Nearly every record is its own key: the table costs more than it saves.
         if records >= COMBINE_TRIAL && table.keys() > records / 2 {
-            return combiner.take().map_or(Ok(()), |table| spread(table, parts, &mut buckets));
+            return combiner
+                .take()
+                .map_or(Ok(()), |table| spread(table, parts, &mut buckets));
         }
         Ok(())
     })?;
@@ -317,7 +398,13 @@ pub(crate) fn fetch<T: Data>(
     let block = task.env().fetch(shuffle.id(), map, reduce)?;
     // A block that cannot be read is as good as gone: whoever made it makes it again.
     block.values().map_err(|source| {
-        crate::task::FetchError { shuffle: shuffle.id(), map, reduce, source: Some(source) }.into()
+        crate::task::FetchError {
+            shuffle: shuffle.id(),
+            map,
+            reduce,
+            source: Some(source),
+        }
+        .into()
     })
 }
 
@@ -343,9 +430,15 @@ struct JoinTable<K> {
 
 impl<K: Key> JoinTable<K> {
     fn new<W>(build: &[(K, W)]) -> Self {
-        assert!(u32::try_from(build.len()).is_ok_and(|n| n < NONE), "a partition to join has under 2^32 - 1 elements");
+        assert!(
+            u32::try_from(build.len()).is_ok_and(|n| n < NONE),
+            "a partition to join has under 2^32 - 1 elements"
+        );
         let last = FxHashMap::with_capacity_and_hasher(build.len(), rustc_hash::FxBuildHasher);
-        Self { last, before: vec![NONE; build.len()] }
+        Self {
+            last,
+            before: vec![NONE; build.len()],
+        }
     }
 
     fn insert(&mut self, key: &K, at: usize) {

@@ -83,7 +83,11 @@ impl<K: Key> Partitioner<K> for HashPartitioner {
     }
 
     fn id(&self) -> PartitionerId {
-        PartitionerId { kind: "hash".to_owned(), partitions: self.partitions, digest: 0 }
+        PartitionerId {
+            kind: "hash".to_owned(),
+            partitions: self.partitions,
+            digest: 0,
+        }
     }
 }
 
@@ -110,7 +114,9 @@ impl<K: Data + Ord> RangePartitioner<K> {
     pub fn from_sample(mut sample: Vec<K>, partitions: usize, descending: bool) -> Self {
         assert!(partitions > 0, "a dataset has at least one partition");
         sample.sort();
-        let bounds = (1..partitions).filter_map(|i| sample.get(i * sample.len() / partitions).cloned()).collect();
+        let bounds = (1..partitions)
+            .filter_map(|i| sample.get(i * sample.len() / partitions).cloned())
+            .collect();
         Self::new(bounds, descending)
     }
 }
@@ -122,11 +128,19 @@ impl<K: Data + Ord> Partitioner<K> for RangePartitioner<K> {
 
     fn partition(&self, key: &K) -> usize {
         let ascending = self.bounds.partition_point(|bound| bound < key);
-        if self.descending { self.bounds.len() - ascending } else { ascending }
+        if self.descending {
+            self.bounds.len() - ascending
+        } else {
+            ascending
+        }
     }
 
     fn id(&self) -> PartitionerId {
         let digest = XxHash3_64::oneshot(&encode(&self.bounds)) ^ u64::from(self.descending);
-        PartitionerId { kind: format!("range of {}", type_name::<K>()), partitions: self.bounds.len() + 1, digest }
+        PartitionerId {
+            kind: format!("range of {}", type_name::<K>()),
+            partitions: self.bounds.len() + 1,
+            digest,
+        }
     }
 }

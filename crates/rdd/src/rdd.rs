@@ -20,14 +20,19 @@ pub struct Rdd<T> {
 
 /// Receives a partition in batches. Narrow operators call each other through it once per batch, not per element.
 pub(crate) type Sink<'a, T> = &'a mut dyn FnMut(Vec<T>) -> Result<(), Halt>;
-pub(crate) type Compute<T> = dyn Fn(usize, &TaskContext<'_>, Sink<'_, T>) -> Result<(), Halt> + Send + Sync;
+pub(crate) type Compute<T> =
+    dyn Fn(usize, &TaskContext<'_>, Sink<'_, T>) -> Result<(), Halt> + Send + Sync;
 
 /// Elements in a batch made by a source: large enough to hide the call, small enough for the first-level cache.
 pub(crate) const BATCH: usize = 1024;
 
 impl<T> Clone for Rdd<T> {
     fn clone(&self) -> Self {
-        Self { context: self.context.clone(), lineage: self.lineage.clone(), compute: self.compute.clone() }
+        Self {
+            context: self.context.clone(),
+            lineage: self.lineage.clone(),
+            compute: self.compute.clone(),
+        }
     }
 }
 
@@ -61,7 +66,11 @@ impl<T: Data> Rdd<T> {
     /// Names the dataset in errors and pictures.
     #[must_use]
     pub fn set_name(self, name: &str) -> Self {
-        *self.lineage.name.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name.to_owned());
+        *self
+            .lineage
+            .name
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(name.to_owned());
         self
     }
 
@@ -91,17 +100,30 @@ impl<T: Data> Rdd<T> {
     }
 
     /// Computes one partition into `sink`, or reads it where it was kept.
-    pub(crate) fn partition(&self, partition: usize, task: &TaskContext<'_>, sink: Sink<'_, T>) -> Result<(), Halt> {
+    pub(crate) fn partition(
+        &self,
+        partition: usize,
+        task: &TaskContext<'_>,
+        sink: Sink<'_, T>,
+    ) -> Result<(), Halt> {
         let level = self.lineage.level();
         if level == StorageLevel::None {
             return (self.compute)(partition, task, sink);
         }
-        let kept = task.env().cached(self.lineage.id, partition).and_then(|block| block.values::<T>().ok());
+        let kept = task
+            .env()
+            .cached(self.lineage.id, partition)
+            .and_then(|block| block.values::<T>().ok());
         let values = match kept {
             Some(values) => values,
             None => {
                 let values = Arc::new(self.computed(partition, task)?);
-                task.env().cache(self.lineage.id, partition, level, Output::shared(values.clone()));
+                task.env().cache(
+                    self.lineage.id,
+                    partition,
+                    level,
+                    Output::shared(values.clone()),
+                );
                 values
             }
         };
@@ -113,7 +135,11 @@ impl<T: Data> Rdd<T> {
     }
 
     /// All of one partition.
-    pub(crate) fn collected(&self, partition: usize, task: &TaskContext<'_>) -> Result<Vec<T>, Halt> {
+    pub(crate) fn collected(
+        &self,
+        partition: usize,
+        task: &TaskContext<'_>,
+    ) -> Result<Vec<T>, Halt> {
         let mut all = Vec::new();
         self.partition(partition, task, &mut |batch| {
             append(&mut all, batch);
@@ -136,10 +162,19 @@ impl<T: Data> Rdd<T> {
         &self,
         operator: &'static str,
         partitioner: Option<PartitionerId>,
-        compute: impl Fn(usize, &TaskContext<'_>, Sink<'_, U>) -> Result<(), Halt> + Send + Sync + 'static,
+        compute: impl Fn(usize, &TaskContext<'_>, Sink<'_, U>) -> Result<(), Halt>
+        + Send
+        + Sync
+        + 'static,
     ) -> Rdd<U> {
         let dependencies = vec![Dependency::Narrow(self.lineage.clone())];
-        self.context.rdd(operator, self.num_partitions(), dependencies, partitioner, compute)
+        self.context.rdd(
+            operator,
+            self.num_partitions(),
+            dependencies,
+            partitioner,
+            compute,
+        )
     }
 }
 

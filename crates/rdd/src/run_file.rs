@@ -16,12 +16,19 @@ pub(crate) struct RunFile {
 impl RunFile {
     /// Writes a run in the order given.
     pub(crate) fn write<T: Data>(folder: &Path, values: &[T]) -> Result<Self, TaskError> {
-        let spill = |source| TaskError::Spill { path: folder.to_owned(), source };
-        let file = tempfile::Builder::new().prefix("rdd-run-").tempfile_in(folder).map_err(spill)?;
+        let spill = |source| TaskError::Spill {
+            path: folder.to_owned(),
+            source,
+        };
+        let file = tempfile::Builder::new()
+            .prefix("rdd-run-")
+            .tempfile_in(folder)
+            .map_err(spill)?;
         let mut writer = BufWriter::new(file.as_file());
         for chunk in values.chunks(CHUNK) {
             let block = encode(chunk);
-            let length = u32::try_from(block.len()).map_err(|_| spill(io::Error::from(io::ErrorKind::FileTooLarge)))?;
+            let length = u32::try_from(block.len())
+                .map_err(|_| spill(io::Error::from(io::ErrorKind::FileTooLarge)))?;
             writer.write_all(&length.to_le_bytes()).map_err(spill)?;
             writer.write_all(&block).map_err(spill)?;
         }
@@ -33,7 +40,10 @@ impl RunFile {
     /// Reads it from the start.
     pub(crate) fn read<T: Data>(&self) -> Result<RunReader<T, BufReader<File>>, TaskError> {
         let path = self.file.path();
-        let file = File::open(path).map_err(|source| TaskError::Spill { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| TaskError::Spill {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(RunReader::new(BufReader::new(file), path.to_owned()))
     }
 }
@@ -50,11 +60,19 @@ pub struct RunReader<T, R> {
 impl<T: Data, R: Read> RunReader<T, R> {
     /// Reads the run in `from`; `path` is for errors only.
     pub fn new(from: R, path: PathBuf) -> Self {
-        Self { from, path, block: Vec::new().into_iter(), over: false }
+        Self {
+            from,
+            path,
+            block: Vec::new().into_iter(),
+            over: false,
+        }
     }
 
     fn block(&mut self) -> Result<Option<Vec<T>>, TaskError> {
-        let spill = |source| TaskError::Spill { path: self.path.clone(), source };
+        let spill = |source| TaskError::Spill {
+            path: self.path.clone(),
+            source,
+        };
         let mut length = [0; 4];
         let mut found = 0;
         while found < 4 {
@@ -67,7 +85,11 @@ impl<T: Data, R: Read> RunReader<T, R> {
         let length = u32::from_le_bytes(length);
         // The length is not believed before the bytes are there.
         let mut bytes = Vec::new();
-        self.from.by_ref().take(u64::from(length)).read_to_end(&mut bytes).map_err(spill)?;
+        self.from
+            .by_ref()
+            .take(u64::from(length))
+            .read_to_end(&mut bytes)
+            .map_err(spill)?;
         Ok(Some(decode(&bytes)?))
     }
 }

@@ -35,9 +35,13 @@ impl Context {
     ) -> Rdd<T> {
         assert!(partitions > 0, "a dataset has at least one partition");
         let path = path.as_ref().to_owned();
-        self.rdd("textFile", partitions, vec![], None, move |p, task, sink| {
-            split(&path, p as u64, partitions as u64, task, &f, sink)
-        })
+        self.rdd(
+            "textFile",
+            partitions,
+            vec![],
+            None,
+            move |p, task, sink| split(&path, p as u64, partitions as u64, task, &f, sink),
+        )
     }
 }
 
@@ -49,13 +53,19 @@ fn split<T: Data>(
     f: &dyn Fn(&str) -> T,
     sink: crate::rdd::Sink<'_, T>,
 ) -> Result<(), Halt> {
-    let failed = |source: io::Error| TaskError::Source { path: path.clone(), source };
+    let failed = |source: io::Error| TaskError::Source {
+        path: path.clone(),
+        source,
+    };
     let mut file = File::open(path).map_err(failed)?;
     let length = file.metadata().map_err(failed)?.len();
-    let bound = |i: u64| u64::try_from(u128::from(length) * u128::from(i) / u128::from(of)).unwrap_or(length);
+    let bound = |i: u64| {
+        u64::try_from(u128::from(length) * u128::from(i) / u128::from(of)).unwrap_or(length)
+    };
     let (mut at, end) = (bound(p), bound(p + 1));
     // The byte before tells whether a line begins here.
-    file.seek(SeekFrom::Start(at.saturating_sub(1))).map_err(failed)?;
+    file.seek(SeekFrom::Start(at.saturating_sub(1)))
+        .map_err(failed)?;
     let mut reader = BufReader::with_capacity(READ_BYTES, file);
     if at > 0 {
         at -= 1;
@@ -68,9 +78,16 @@ fn split<T: Data>(
         if read == 0 {
             break;
         }
-        let ending = if line.ends_with(b"\r\n") { 2 } else { usize::from(line.ends_with(b"\n")) };
-        let text = std::str::from_utf8(&line[..line.len() - ending])
-            .map_err(|_| TaskError::NotUtf8 { path: path.clone(), offset: at })?;
+        let ending = if line.ends_with(b"\r\n") {
+            2
+        } else {
+            usize::from(line.ends_with(b"\n"))
+        };
+        let text =
+            std::str::from_utf8(&line[..line.len() - ending]).map_err(|_| TaskError::NotUtf8 {
+                path: path.clone(),
+                offset: at,
+            })?;
         batch.push(f(text));
         at += read as u64;
         if batch.len() == BATCH {

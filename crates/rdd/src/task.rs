@@ -68,14 +68,20 @@ pub struct TaskContext<'a> {
 
 impl std::fmt::Debug for TaskContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TaskContext").field("partition", &self.partition).finish_non_exhaustive()
+        f.debug_struct("TaskContext")
+            .field("partition", &self.partition)
+            .finish_non_exhaustive()
     }
 }
 
 impl<'a> TaskContext<'a> {
     /// A context for the task that computes `partition`.
     pub fn new(env: &'a dyn TaskEnv, partition: usize) -> Self {
-        Self { env, partition, records: Cell::new(0) }
+        Self {
+            env,
+            partition,
+            records: Cell::new(0),
+        }
     }
 
     /// The partition this task makes.
@@ -91,7 +97,11 @@ impl<'a> TaskContext<'a> {
     pub(crate) fn took(&self, records: usize) -> Result<(), Halt> {
         self.records.set(self.records.get() + records as u64);
         self.env.progress(self.records.get());
-        if self.env.cancelled() { Err(Halt::Failed(TaskError::Cancelled)) } else { Ok(()) }
+        if self.env.cancelled() {
+            Err(Halt::Failed(TaskError::Cancelled))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -111,8 +121,14 @@ impl Output {
 
     pub(crate) fn shared<T: Data>(values: Arc<Vec<T>>) -> Self {
         let bytes_shallow = values.len() * size_of::<T>();
-        let encode = |any: &(dyn Any + Send + Sync)| encode(any.downcast_ref::<Vec<T>>().expect("made from a Vec<T>"));
-        Self { values, encode, bytes_shallow }
+        let encode = |any: &(dyn Any + Send + Sync)| {
+            encode(any.downcast_ref::<Vec<T>>().expect("made from a Vec<T>"))
+        };
+        Self {
+            values,
+            encode,
+            bytes_shallow,
+        }
     }
 
     /// As a block of values.
@@ -133,7 +149,9 @@ impl Output {
 
 impl std::fmt::Debug for Output {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Output").field("bytes_shallow", &self.bytes_shallow).finish_non_exhaustive()
+        f.debug_struct("Output")
+            .field("bytes_shallow", &self.bytes_shallow)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,19 +1,23 @@
 //! Operators on any element that need a shuffle.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::data::{Data, Key};
 use crate::job::JobError;
 use crate::lineage::Dependency;
 use crate::narrow::Random;
-use crate::partitioner::{PartitionerId, Parts, Partitioner, RangePartitioner};
+use crate::partitioner::{Partitioner, PartitionerId, Parts, RangePartitioner};
 use crate::rdd::Rdd;
 
 impl<T: Data> Rdd<T> {
     /// Spreads the elements evenly over `partitions` partitions, by position.
     pub fn repartition(&self, partitions: usize) -> Self {
         let numbered = self.whole("repartition", |p, all| {
-            all.into_iter().enumerate().map(move |(i, value)| (i as u64 + p as u64, value)).collect::<Vec<_>>()
+            all.into_iter()
+                .enumerate()
+                .map(move |(i, value)| (i as u64 + p as u64, value))
+                .collect::<Vec<_>>()
         });
         numbered.partition_by(Arc::new(Modulo(partitions))).values()
     }
@@ -58,20 +62,22 @@ impl<T: Data> Rdd<T> {
             }),
         );
         let dependencies = vec![Dependency::Wide(shuffle.clone())];
-        Ok(self.context.rdd("sortBy", count, dependencies, None, move |p, task, sink| {
-            let mut all = Vec::new();
-            for map in 0..shuffle.maps() {
-                let block = crate::pair::fetch::<T>(&shuffle, map, p, task)?;
-                task.took(block.len())?;
-                all.extend(crate::pair::owned(block));
-            }
-            if descending {
-                all.sort_by(|a, b| f(b).cmp(&f(a)));
-            } else {
-                all.sort_by(|a, b| f(a).cmp(&f(b)));
-            }
-            sink(all)
-        }))
+        Ok(self
+            .context
+            .rdd("sortBy", count, dependencies, None, move |p, task, sink| {
+                let mut all = Vec::new();
+                for map in 0..shuffle.maps() {
+                    let block = crate::pair::fetch::<T>(&shuffle, map, p, task)?;
+                    task.took(block.len())?;
+                    all.extend(crate::pair::owned(block));
+                }
+                if descending {
+                    all.sort_by_key(|value| Reverse(f(value)));
+                } else {
+                    all.sort_by_key(&f);
+                }
+                sink(all)
+            }))
     }
 
     /// Elements each paired with its position in the whole. Runs a job that counts the partitions.
@@ -91,7 +97,10 @@ impl<T: Data> Rdd<T> {
             .collect();
         Ok(self.whole("zipWithIndex", move |p, all| {
             let start = starts[p];
-            all.into_iter().enumerate().map(move |(i, value)| (value, start + i as u64)).collect::<Vec<_>>()
+            all.into_iter()
+                .enumerate()
+                .map(move |(i, value)| (value, start + i as u64))
+                .collect::<Vec<_>>()
         }))
     }
 }
@@ -102,17 +111,27 @@ impl<K: Key + Ord> Rdd<K> {
     /// # Errors
     ///
     /// [`JobError`] of the job that samples.
-    pub fn range_partitioner(&self, partitions: usize, descending: bool) -> Result<Parts<K>, JobError> {
+    pub fn range_partitioner(
+        &self,
+        partitions: usize,
+        descending: bool,
+    ) -> Result<Parts<K>, JobError> {
         let wanted = (SAMPLE_PER_RANGE * partitions).div_ceil(self.num_partitions());
         let sampled = self.map_partitions_with_index(move |p, all| {
             let mut random = Random::new(SAMPLE_SEED, p as u64);
             let step = (all.len() / wanted).max(1) as u64;
             // One of each `step` neighbours: spread over the partition, blind to its order.
             all.chunks((all.len() / wanted).max(1))
-                .map(|near| near[usize::try_from(random.next() % step).unwrap_or(0) % near.len()].clone())
+                .map(|near| {
+                    near[usize::try_from(random.next() % step).unwrap_or(0) % near.len()].clone()
+                })
                 .collect::<Vec<_>>()
         });
-        Ok(Parts(Arc::new(RangePartitioner::from_sample(sampled.collect()?, partitions, descending))))
+        Ok(Parts(Arc::new(RangePartitioner::from_sample(
+            sampled.collect()?,
+            partitions,
+            descending,
+        ))))
     }
 }
 
@@ -126,15 +145,19 @@ impl<K: Key + Ord, V: Data> Rdd<(K, V)> {
         let parts = self.keys().range_partitioner(partitions, descending)?;
         let moved = self.partition_by(parts);
         let parent = moved.clone();
-        Ok(moved.narrow("sortByKey", moved.lineage.partitioner.clone(), move |p, task, sink| {
-            let mut all = parent.collected(p, task)?;
-            if descending {
-                all.sort_by(|a, b| b.0.cmp(&a.0));
-            } else {
-                all.sort_by(|a, b| a.0.cmp(&b.0));
-            }
-            sink(all)
-        }))
+        Ok(moved.narrow(
+            "sortByKey",
+            moved.lineage.partitioner.clone(),
+            move |p, task, sink| {
+                let mut all = parent.collected(p, task)?;
+                if descending {
+                    all.sort_by(|a, b| b.0.cmp(&a.0));
+                } else {
+                    all.sort_by(|a, b| a.0.cmp(&b.0));
+                }
+                sink(all)
+            },
+        ))
     }
 
     /// The pairs with keys in `low..=high`.
@@ -146,7 +169,9 @@ impl<K: Key + Ord, V: Data> Rdd<(K, V)> {
 impl<T: Key> Rdd<T> {
     /// Each element once.
     pub fn distinct(&self, partitions: usize) -> Self {
-        self.map(|value| (value, ())).reduce_by_key(partitions, |(), ()| ()).keys()
+        self.map(|value| (value, ()))
+            .reduce_by_key(partitions, |(), ()| ())
+            .keys()
     }
 
     /// The elements that are in both, each once.
@@ -159,7 +184,9 @@ impl<T: Key> Rdd<T> {
 
     /// The elements that are not in the other, as often as they are here.
     pub fn subtract(&self, other: &Self, partitions: usize) -> Self {
-        self.map(|v| (v, ())).subtract_by_key(&other.map(|v| (v, ())), partitions).keys()
+        self.map(|v| (v, ()))
+            .subtract_by_key(&other.map(|v| (v, ())), partitions)
+            .keys()
     }
 }
 
@@ -176,7 +203,11 @@ impl Partitioner<u64> for Modulo {
     }
 
     fn id(&self) -> PartitionerId {
-        PartitionerId { kind: "remainder".to_owned(), partitions: self.0, digest: 0 }
+        PartitionerId {
+            kind: "remainder".to_owned(),
+            partitions: self.0,
+            digest: 0,
+        }
     }
 }
 

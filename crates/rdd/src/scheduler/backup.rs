@@ -9,7 +9,9 @@ impl Scheduler {
         for s in self.runnable() {
             let waiting: Vec<usize> = self.stages[s].pending.iter().copied().collect();
             for partition in waiting {
-                let Some(worker) = self.place(s, partition) else { break };
+                let Some(worker) = self.place(s, partition) else {
+                    break;
+                };
                 self.start(s, partition, worker, false, now, out);
             }
         }
@@ -17,11 +19,17 @@ impl Scheduler {
 
     /// Gives slow tasks a backup on slots that nothing else wants (LATE: by the estimated end, not by duration).
     pub(super) fn back_up(&mut self, now: u64, out: &mut Vec<Action>) {
-        if self.limits.backup_percent == 0 || now < self.looked_at.saturating_add(self.limits.backup_interval) {
+        if self.limits.backup_percent == 0
+            || now < self.looked_at.saturating_add(self.limits.backup_interval)
+        {
             return;
         }
         self.looked_at = now;
-        if self.runnable().iter().any(|s| !self.stages[*s].pending.is_empty()) {
+        if self
+            .runnable()
+            .iter()
+            .any(|s| !self.stages[*s].pending.is_empty())
+        {
             return;
         }
         let mut slow: Vec<(u64, AttemptId)> = self
@@ -38,8 +46,16 @@ impl Scheduler {
                 continue;
             }
             let need = self.stages[s].plan.memory_bytes;
-            let idle = self.workers.iter().filter(|(id, w)| **id != slow_worker && w.admits(need));
-            let Some(worker) = idle.min_by_key(|(id, w)| (w.running, **id)).map(|(id, _)| *id) else { continue };
+            let idle = self
+                .workers
+                .iter()
+                .filter(|(id, w)| **id != slow_worker && w.admits(need));
+            let Some(worker) = idle
+                .min_by_key(|(id, w)| (w.running, **id))
+                .map(|(id, _)| *id)
+            else {
+                continue;
+            };
             self.start(s, partition, worker, true, now, out);
         }
     }
@@ -73,17 +89,34 @@ impl Scheduler {
     fn place(&self, s: usize, partition: usize) -> Option<WorkerId> {
         let plan = &self.stages[s].plan;
         let Task { avoid, .. } = &self.stages[s].tasks[partition];
-        let turn = |id: WorkerId| u64::from(id.0).wrapping_add(self.seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let turn = |id: WorkerId| {
+            u64::from(id.0)
+                .wrapping_add(self.seed)
+                .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        };
         self.workers
             .iter()
             .filter(|(_, worker)| worker.admits(plan.memory_bytes))
             .min_by_key(|(id, worker)| {
-                (Some(**id) == *avoid, !plan.preferred[partition].contains(id), worker.running, turn(**id))
+                (
+                    Some(**id) == *avoid,
+                    !plan.preferred[partition].contains(id),
+                    worker.running,
+                    turn(**id),
+                )
             })
             .map(|(id, _)| *id)
     }
 
-    fn start(&mut self, s: usize, partition: usize, on: WorkerId, backup: bool, now: u64, out: &mut Vec<Action>) {
+    fn start(
+        &mut self,
+        s: usize,
+        partition: usize,
+        on: WorkerId,
+        backup: bool,
+        now: u64,
+        out: &mut Vec<Action>,
+    ) {
         self.last_attempt += 1;
         let id = AttemptId(self.last_attempt);
         let worker = self.workers.get_mut(&on).expect("chosen among the workers");
@@ -92,9 +125,22 @@ impl Scheduler {
         let stage = &mut self.stages[s];
         stage.pending.remove(&partition);
         stage.tasks[partition].live.push(id);
-        let attempt = Attempt { stage: s, partition, worker: on, since: now, records: 0, cancelled: false };
+        let attempt = Attempt {
+            stage: s,
+            partition,
+            worker: on,
+            since: now,
+            records: 0,
+            cancelled: false,
+        };
         self.attempts.insert(id, attempt);
-        out.push(Action::Launch { attempt: id, stage: StageId(s), partition, worker: on, backup });
+        out.push(Action::Launch {
+            attempt: id,
+            stage: StageId(s),
+            partition,
+            worker: on,
+            backup,
+        });
     }
 
     /// The time an attempt still needs, when that is more than a fresh copy would take by the limit.
@@ -108,10 +154,15 @@ impl Scheduler {
         let elapsed = now.saturating_sub(attempt.since);
         let left = if attempt.records == 0 {
             // Nothing is known but the time: twice a whole task's is slow.
-            if elapsed < fresh.saturating_mul(2) { return None } else { u64::MAX }
+            if elapsed < fresh.saturating_mul(2) {
+                return None;
+            } else {
+                u64::MAX
+            }
         } else {
             let todo = records.saturating_sub(attempt.records);
-            u64::try_from(u128::from(elapsed) * u128::from(todo) / u128::from(attempt.records)).unwrap_or(u64::MAX)
+            u64::try_from(u128::from(elapsed) * u128::from(todo) / u128::from(attempt.records))
+                .unwrap_or(u64::MAX)
         };
         (left > fresh.saturating_mul(self.limits.backup_percent) / 100).then_some(left)
     }

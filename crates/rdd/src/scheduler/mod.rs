@@ -38,7 +38,13 @@ pub struct StagePlan {
 impl StagePlan {
     /// A stage with nothing done, no preference and no need of memory.
     pub fn new(tasks: usize, parents: Vec<StageId>) -> Self {
-        Self { tasks, parents, available: vec![None; tasks], preferred: vec![Vec::new(); tasks], memory_bytes: 0 }
+        Self {
+            tasks,
+            parents,
+            available: vec![None; tasks],
+            preferred: vec![Vec::new(); tasks],
+            memory_bytes: 0,
+        }
     }
 }
 
@@ -238,8 +244,14 @@ impl Scheduler {
     pub fn new(plan: Vec<StagePlan>, limits: Limits, seed: u64) -> Self {
         assert!(!plan.is_empty(), "a job has a stage");
         for (i, stage) in plan.iter().enumerate() {
-            assert!(stage.parents.iter().all(|parent| parent.0 < i), "parents come first");
-            assert!(stage.available.len() == stage.tasks && stage.preferred.len() == stage.tasks, "one for each task");
+            assert!(
+                stage.parents.iter().all(|parent| parent.0 < i),
+                "parents come first"
+            );
+            assert!(
+                stage.available.len() == stage.tasks && stage.preferred.len() == stage.tasks,
+                "one for each task"
+            );
         }
         Self {
             limits,
@@ -261,8 +273,17 @@ impl Scheduler {
             return;
         }
         match event {
-            Event::WorkerJoined { worker, slots, memory_bytes } => {
-                self.workers.entry(worker).or_insert(Worker { slots, memory_bytes, running: 0, memory_used: 0 });
+            Event::WorkerJoined {
+                worker,
+                slots,
+                memory_bytes,
+            } => {
+                self.workers.entry(worker).or_insert(Worker {
+                    slots,
+                    memory_bytes,
+                    running: 0,
+                    memory_used: 0,
+                });
             }
             Event::WorkerLost { worker } => self.lose_worker(worker),
             Event::Progress { attempt, records } => {
@@ -270,9 +291,17 @@ impl Scheduler {
                     attempt.records = attempt.records.max(records);
                 }
             }
-            Event::Done { attempt, records, digest } => self.done(attempt, records, digest, now, out),
+            Event::Done {
+                attempt,
+                records,
+                digest,
+            } => self.done(attempt, records, digest, now, out),
             Event::Failed { attempt, message } => self.failed(attempt, message, out),
-            Event::FetchFailed { attempt, stage, partition } => self.fetch_failed(attempt, stage, partition, out),
+            Event::FetchFailed {
+                attempt,
+                stage,
+                partition,
+            } => self.fetch_failed(attempt, stage, partition, out),
             Event::Tick => {}
         }
         if !self.over {
@@ -290,7 +319,9 @@ impl Scheduler {
         if self.over {
             return None;
         }
-        let workers = self.no_workers_since.map(|since| since.saturating_add(self.limits.no_workers_for));
+        let workers = self
+            .no_workers_since
+            .map(|since| since.saturating_add(self.limits.no_workers_for));
         let look = (!self.attempts.is_empty() && self.limits.backup_percent > 0)
             .then(|| self.looked_at.saturating_add(self.limits.backup_interval));
         [workers, look].into_iter().flatten().min()
@@ -317,9 +348,16 @@ impl Scheduler {
     }
 
     fn cancel_all(&mut self, out: &mut Vec<Action>) {
-        for (id, attempt) in self.attempts.iter_mut().filter(|(_, attempt)| !attempt.cancelled) {
+        for (id, attempt) in self
+            .attempts
+            .iter_mut()
+            .filter(|(_, attempt)| !attempt.cancelled)
+        {
             attempt.cancelled = true;
-            out.push(Action::Cancel { attempt: *id, worker: attempt.worker });
+            out.push(Action::Cancel {
+                attempt: *id,
+                worker: attempt.worker,
+            });
         }
     }
 
@@ -342,7 +380,10 @@ impl Scheduler {
         self.cancel_all(out);
         for (partition, task) in self.stages[result].tasks.iter().enumerate() {
             let output = task.output.expect("none is missing");
-            out.push(Action::Commit { partition, attempt: output.attempt });
+            out.push(Action::Commit {
+                partition,
+                attempt: output.attempt,
+            });
         }
         out.push(Action::JobDone);
         self.over = true;

@@ -56,17 +56,37 @@ impl Worker {
     pub(super) fn admits(&self, memory_bytes: u64) -> bool {
         // A task that wants more than there is runs alone rather than never.
         self.running < self.slots
-            && (self.running == 0 || self.memory_used.saturating_add(memory_bytes) <= self.memory_bytes)
+            && (self.running == 0
+                || self.memory_used.saturating_add(memory_bytes) <= self.memory_bytes)
     }
 }
 
 impl Stage {
     pub(super) fn new(plan: StagePlan) -> Self {
-        let earlier = |at: &Option<WorkerId>| at.map(|worker| OutputAt { worker, attempt: AttemptId(0) });
-        let tasks: Vec<Task> =
-            plan.available.iter().map(|at| Task { output: earlier(at), ..Task::default() }).collect();
-        let pending: BTreeSet<usize> = (0..plan.tasks).filter(|p| tasks[*p].output.is_none()).collect();
-        Self { missing: pending.len(), plan, tasks, pending, finished: Vec::new() }
+        let earlier = |at: &Option<WorkerId>| {
+            at.map(|worker| OutputAt {
+                worker,
+                attempt: AttemptId(0),
+            })
+        };
+        let tasks: Vec<Task> = plan
+            .available
+            .iter()
+            .map(|at| Task {
+                output: earlier(at),
+                ..Task::default()
+            })
+            .collect();
+        let pending: BTreeSet<usize> = (0..plan.tasks)
+            .filter(|p| tasks[*p].output.is_none())
+            .collect();
+        Self {
+            missing: pending.len(),
+            plan,
+            tasks,
+            pending,
+            finished: Vec::new(),
+        }
     }
 
     /// Forgets an output. A task that is already being made again stays with its attempt.
@@ -90,8 +110,12 @@ impl Scheduler {
         if self.workers.remove(&worker).is_none() {
             return;
         }
-        let gone: Vec<AttemptId> =
-            self.attempts.iter().filter(|(_, a)| a.worker == worker).map(|(id, _)| *id).collect();
+        let gone: Vec<AttemptId> = self
+            .attempts
+            .iter()
+            .filter(|(_, a)| a.worker == worker)
+            .map(|(id, _)| *id)
+            .collect();
         for id in gone {
             self.end(id);
         }
@@ -99,7 +123,9 @@ impl Scheduler {
         // Results have left their worker already.
         for stage in &mut self.stages[..result] {
             let held = |task: &Task| task.output.is_some_and(|output| output.worker == worker);
-            let lost: Vec<usize> = (0..stage.tasks.len()).filter(|p| held(&stage.tasks[*p])).collect();
+            let lost: Vec<usize> = (0..stage.tasks.len())
+                .filter(|p| held(&stage.tasks[*p]))
+                .collect();
             lost.into_iter().for_each(|partition| stage.lose(partition));
         }
     }
@@ -113,7 +139,14 @@ impl Scheduler {
         out: &mut Vec<Action>,
     ) {
         let Some(attempt) = self.end(id) else { return };
-        let Attempt { stage: s, partition, worker, since, cancelled, .. } = attempt;
+        let Attempt {
+            stage: s,
+            partition,
+            worker,
+            since,
+            cancelled,
+            ..
+        } = attempt;
         let stage = &mut self.stages[s];
         if cancelled || stage.tasks[partition].output.is_some() {
             return;
@@ -122,11 +155,19 @@ impl Scheduler {
         stage.pending.remove(&partition);
         stage.missing -= 1;
         let task = &mut stage.tasks[partition];
-        task.output = Some(OutputAt { worker, attempt: id });
+        task.output = Some(OutputAt {
+            worker,
+            attempt: id,
+        });
         let before = task.digest;
         task.digest = digest.or(before);
         let losers = std::mem::take(&mut task.live);
-        out.push(Action::Use { stage: StageId(s), partition, attempt: id, worker });
+        out.push(Action::Use {
+            stage: StageId(s),
+            partition,
+            attempt: id,
+            worker,
+        });
         self.cancel(&losers, out);
         if before.is_some() && digest.is_some() && before != digest {
             self.roll_back(s, partition, out);
@@ -144,18 +185,39 @@ impl Scheduler {
         if task.failures >= self.limits.failures_max {
             let failures = task.failures;
             let (stage, partition) = (StageId(attempt.stage), attempt.partition);
-            self.give_up(Failure::Task { stage, partition, failures, message }, out);
+            self.give_up(
+                Failure::Task {
+                    stage,
+                    partition,
+                    failures,
+                    message,
+                },
+                out,
+            );
         }
     }
 
-    pub(super) fn fetch_failed(&mut self, id: AttemptId, from: StageId, map: usize, out: &mut Vec<Action>) {
+    pub(super) fn fetch_failed(
+        &mut self,
+        id: AttemptId,
+        from: StageId,
+        map: usize,
+        out: &mut Vec<Action>,
+    ) {
         let Some(attempt) = self.end(id) else { return };
         if attempt.cancelled {
             return;
         }
-        if let Some(stage) = self.stages.get_mut(from.0).filter(|stage| map < stage.tasks.len()) {
+        if let Some(stage) = self
+            .stages
+            .get_mut(from.0)
+            .filter(|stage| map < stage.tasks.len())
+        {
             // What was made after the reader began is not what it missed.
-            if stage.tasks[map].output.is_some_and(|output| output.attempt < id) {
+            if stage.tasks[map]
+                .output
+                .is_some_and(|output| output.attempt < id)
+            {
                 stage.lose(map);
             }
             let parents = &mut self.stages[attempt.stage].plan.parents;
@@ -167,7 +229,13 @@ impl Scheduler {
         task.fetch_failures += 1;
         if task.fetch_failures >= self.limits.fetch_failures_max {
             let times = task.fetch_failures;
-            self.give_up(Failure::Fetch { stage: StageId(attempt.stage), times }, out);
+            self.give_up(
+                Failure::Fetch {
+                    stage: StageId(attempt.stage),
+                    times,
+                },
+                out,
+            );
         }
     }
 
@@ -179,7 +247,9 @@ impl Scheduler {
             worker.memory_used -= self.stages[attempt.stage].plan.memory_bytes;
         }
         let stage = &mut self.stages[attempt.stage];
-        stage.tasks[attempt.partition].live.retain(|other| *other != id);
+        stage.tasks[attempt.partition]
+            .live
+            .retain(|other| *other != id);
         stage.wait(attempt.partition);
         Some(attempt)
     }
@@ -188,22 +258,39 @@ impl Scheduler {
         for id in attempts {
             if let Some(attempt) = self.attempts.get_mut(id) {
                 attempt.cancelled = true;
-                out.push(Action::Cancel { attempt: *id, worker: attempt.worker });
+                out.push(Action::Cancel {
+                    attempt: *id,
+                    worker: attempt.worker,
+                });
             }
         }
     }
 
     /// Makes again all that was made from an output that has changed.
     fn roll_back(&mut self, changed: usize, partition: usize, out: &mut Vec<Action>) {
-        out.push(Action::NotDeterministic { stage: StageId(changed), partition });
+        out.push(Action::NotDeterministic {
+            stage: StageId(changed),
+            partition,
+        });
         self.rollbacks += 1;
         if self.rollbacks > self.limits.rollbacks_max {
-            self.give_up(Failure::Indeterminate { stage: StageId(changed), partition }, out);
+            self.give_up(
+                Failure::Indeterminate {
+                    stage: StageId(changed),
+                    partition,
+                },
+                out,
+            );
             return;
         }
         let mut stale = BTreeSet::from([StageId(changed)]);
         for s in changed + 1..self.stages.len() {
-            if !self.stages[s].plan.parents.iter().any(|parent| stale.contains(parent)) {
+            if !self.stages[s]
+                .plan
+                .parents
+                .iter()
+                .any(|parent| stale.contains(parent))
+            {
                 continue;
             }
             stale.insert(StageId(s));
