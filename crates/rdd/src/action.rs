@@ -10,6 +10,15 @@ use crate::partitioner::Parts;
 use crate::rdd::Rdd;
 use crate::task::{Halt, Output};
 
+/// The job that [`Rdd::collect`] runs, for programs that rebuild it in another process.
+pub fn collect_job<T: Data>(rdd: &Rdd<T>) -> Job {
+    let last = rdd.clone();
+    Job::new(
+        &rdd.lineage,
+        Box::new(move |p, task| Ok(Output::of(last.collected(p, task)?))),
+    )
+}
+
 impl<T: Data> Rdd<T> {
     /// A job that gives `f` of each partition.
     pub fn job<U: Data>(&self, f: impl Fn(Vec<T>) -> U + Send + Sync + 'static) -> Job {

@@ -148,6 +148,14 @@ impl Job {
         }
     }
 
+    /// How many partitions a shuffle of this job makes.
+    pub fn reduces(&self, shuffle: ShuffleId) -> Option<usize> {
+        self.stages.iter().find_map(|stage| match &stage.work {
+            Work::Shuffle(other) if other.id == shuffle => Some(other.reduces),
+            _ => None,
+        })
+    }
+
     /// The stage that writes a shuffle.
     pub fn stage_of(&self, shuffle: ShuffleId) -> Option<StageId> {
         (0..self.stages.len())

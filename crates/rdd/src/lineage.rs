@@ -154,6 +154,40 @@ impl Lineage {
         text
     }
 
+    /// The lineage as a graph for Graphviz: an arrow from each dataset to what is made from it, dashed where a
+    /// shuffle lies between.
+    pub fn to_dot(self: &Arc<Self>) -> String {
+        let mut text = String::from("digraph lineage {\n  node [shape=box];\n");
+        for rdd in self.ancestry() {
+            let label = rdd.label().replace('\\', "\\\\").replace('"', "\\\"");
+            let fill = if rdd.level() == StorageLevel::None {
+                ""
+            } else {
+                ", style=filled"
+            };
+            let _ = writeln!(
+                text,
+                "  r{} [label=\"{label}\\n{} partitions\"{fill}];",
+                rdd.id.0, rdd.partitions
+            );
+            for dependency in &rdd.dependencies {
+                let style = if matches!(dependency, Dependency::Wide(_)) {
+                    " [style=dashed]"
+                } else {
+                    ""
+                };
+                let _ = writeln!(
+                    text,
+                    "  r{} -> r{}{style};",
+                    dependency.parent().id.0,
+                    rdd.id.0
+                );
+            }
+        }
+        text.push_str("}\n");
+        text
+    }
+
     pub(crate) fn label(&self) -> String {
         match &*self
             .name

@@ -8,7 +8,7 @@ use crate::combine::Combiner;
 use crate::data::{Data, Key};
 use crate::lineage::{Dependency, Shuffle};
 use crate::partitioner::Parts;
-use crate::rdd::{Rdd, append};
+use crate::rdd::{BATCH, Rdd};
 use crate::task::{Halt, Output, TaskContext};
 
 /// What `cogroup` pairs with a key: its values on the left and on the right.
@@ -150,11 +150,11 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
                 for (at, (key, _)) in build.iter().enumerate() {
                     table.insert(key, at);
                 }
-                left.partition(p, task, &mut |batch| {
+                left.partition_ref(p, task, &mut |batch| {
                     let mut out = Vec::with_capacity(batch.len());
                     for (key, value) in batch {
-                        table.matches(&key, |at| {
-                            out.push((key.clone(), (value.clone(), build[at].1.clone())))
+                        table.matches(key, |at| {
+                            out.push((key.clone(), (value.clone(), build[at].1.clone())));
                         });
                     }
                     if out.is_empty() { Ok(()) } else { sink(out) }
@@ -244,9 +244,9 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
                 let mut combiner = Combiner::new(task, expected, &*merge);
                 for block in blocks {
                     task.took(block.len())?;
-                    for (key, value) in owned(block) {
-                        combiner.add(key, value, &|c| c, &*merge)?;
-                    }
+                    each(block, |(key, value)| {
+                        combiner.add(key, value, &|c| c, &*merge)
+                    })?;
                 }
                 combiner.finish(sink)
             })
@@ -301,8 +301,11 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
                 for map in 0..shuffle.maps() {
                     let block = fetch::<(K, V)>(&shuffle, map, p, task)?;
                     task.took(block.len())?;
-                    if !block.is_empty() {
-                        sink(owned(block))?;
+                    match Arc::try_unwrap(block) {
+                        Ok(own) => sink(own)?,
+                        Err(shared) => shared
+                            .chunks(BATCH)
+                            .try_for_each(|batch| sink(batch.to_vec()))?,
                     }
                 }
                 Ok(())
@@ -408,13 +411,21 @@ pub(crate) fn fetch<T: Data>(
     })
 }
 
-/// The values themselves where nobody else holds them, else a copy: a block may be read again by another attempt.
+/// The values themselves where nobody else holds them, else copies, one at a time: a block may be read again by
+/// another attempt.
+pub(crate) fn each<T: Data, E>(
+    block: Arc<Vec<T>>,
+    f: impl FnMut(T) -> Result<(), E>,
+) -> Result<(), E> {
+    match Arc::try_unwrap(block) {
+        Ok(own) => own.into_iter().try_for_each(f),
+        Err(shared) => shared.iter().cloned().try_for_each(f),
+    }
+}
+
+/// As [`each`], all together.
 pub(crate) fn owned<T: Data>(block: Arc<Vec<T>>) -> Vec<T> {
-    Arc::try_unwrap(block).unwrap_or_else(|shared| {
-        let mut copy = Vec::new();
-        append(&mut copy, shared.to_vec());
-        copy
-    })
+    Arc::try_unwrap(block).unwrap_or_else(|shared| shared.to_vec())
 }
 
 fn or_none<V: Clone>(values: &[V]) -> impl Iterator<Item = Option<V>> + '_ {

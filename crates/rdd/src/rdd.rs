@@ -106,32 +106,52 @@ impl<T: Data> Rdd<T> {
         task: &TaskContext<'_>,
         sink: Sink<'_, T>,
     ) -> Result<(), Halt> {
+        match self.kept(partition, task)? {
+            None => (self.compute)(partition, task, sink),
+            Some(values) => values.chunks(BATCH).try_for_each(|batch| {
+                task.took(batch.len())?;
+                sink(batch.to_vec())
+            }),
+        }
+    }
+
+    /// As [`Self::partition`], for readers that need no values of their own: what is kept is not copied.
+    pub(crate) fn partition_ref(
+        &self,
+        partition: usize,
+        task: &TaskContext<'_>,
+        sink: &mut dyn FnMut(&[T]) -> Result<(), Halt>,
+    ) -> Result<(), Halt> {
+        match self.kept(partition, task)? {
+            None => (self.compute)(partition, task, &mut |batch| sink(&batch)),
+            Some(values) => values.chunks(BATCH).try_for_each(|batch| {
+                task.took(batch.len())?;
+                sink(batch)
+            }),
+        }
+    }
+
+    /// A partition of a persisted dataset, computed now if it is not there.
+    fn kept(&self, partition: usize, task: &TaskContext<'_>) -> Result<Option<Arc<Vec<T>>>, Halt> {
         let level = self.lineage.level();
         if level == StorageLevel::None {
-            return (self.compute)(partition, task, sink);
+            return Ok(None);
         }
-        let kept = task
+        if let Some(values) = task
             .env()
             .cached(self.lineage.id, partition)
-            .and_then(|block| block.values::<T>().ok());
-        let values = match kept {
-            Some(values) => values,
-            None => {
-                let values = Arc::new(self.computed(partition, task)?);
-                task.env().cache(
-                    self.lineage.id,
-                    partition,
-                    level,
-                    Output::shared(values.clone()),
-                );
-                values
-            }
-        };
-        for batch in values.chunks(BATCH) {
-            task.took(batch.len())?;
-            sink(batch.to_vec())?;
+            .and_then(|block| block.values::<T>().ok())
+        {
+            return Ok(Some(values));
         }
-        Ok(())
+        let values = Arc::new(self.computed(partition, task)?);
+        task.env().cache(
+            self.lineage.id,
+            partition,
+            level,
+            Output::shared(values.clone()),
+        );
+        Ok(Some(values))
     }
 
     /// All of one partition.

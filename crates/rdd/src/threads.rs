@@ -12,6 +12,7 @@ use crate::block::Block;
 use crate::context::{Context, Runner};
 use crate::counter::Counts;
 use crate::data::{RddId, ShuffleId};
+use crate::executor::{Faults, RunCounts, with_source};
 use crate::job::{Job, JobError};
 use crate::scheduler::{Action, AttemptId, Event, Limits, Scheduler, StageId, WorkerId};
 use crate::store::{BlockStore, Kept};
@@ -51,37 +52,13 @@ impl Default for ThreadOptions {
     }
 }
 
-/// Faults for examples and tests.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Faults {
-    /// After this many finished attempts, counted over all jobs, a worker loses all it holds; another takes its place.
-    pub lose_worker_at: Option<u64>,
-    /// The first worker takes this many times as long as it should. 0 and 1 change nothing.
-    pub slow_first_worker: u32,
-}
-
-/// What [`Threads`] has done so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ThreadCounts {
-    /// Attempts launched.
-    pub attempts: u64,
-    /// Of those, backups.
-    pub backups: u64,
-    /// Attempts that finished.
-    pub finished: u64,
-    /// Workers lost.
-    pub workers_lost: u64,
-    /// Outputs that differed when they were computed again.
-    pub not_deterministic: u64,
-}
-
 /// Runs jobs on threads of this process.
 #[derive(Debug)]
 pub struct Threads {
     options: ThreadOptions,
     // Before the folder: its files go first.
     shared: Shared,
-    counts: Mutex<ThreadCounts>,
+    counts: Mutex<RunCounts>,
     last_worker: AtomicU64,
     folder: tempfile::TempDir,
 }
@@ -147,7 +124,7 @@ impl Threads {
     }
 
     /// What was done so far.
-    pub fn counts(&self) -> ThreadCounts {
+    pub fn counts(&self) -> RunCounts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -161,7 +138,7 @@ impl Threads {
         self.folder.path()
     }
 
-    fn count(&self, change: impl FnOnce(&mut ThreadCounts)) {
+    fn count(&self, change: impl FnOnce(&mut RunCounts)) {
         change(&mut self.counts.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -446,7 +423,7 @@ impl<'a> Driver<'a> {
                 self.publish(stage, partition, attempt, worker, Arc::new(blocks));
             }
             Action::NotDeterministic { .. } => {
-                self.executor.count(|counts| counts.not_deterministic += 1)
+                self.executor.count(|counts| counts.not_deterministic += 1);
             }
             Action::Commit { attempt, .. } => match self.results[&attempt][0].block() {
                 Some(block) => self.committed.push(block),
@@ -606,15 +583,4 @@ impl Env<'_> {
         }
         *last = Instant::now();
     }
-}
-
-/// An error and what caused it, in one line.
-fn with_source(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }

@@ -8,6 +8,7 @@ mod native_unit;
 mod page_walk;
 mod pc_devices;
 mod pci_config;
+mod rdd_blocks;
 
 pub use apic::apic;
 pub use histories::histories;
@@ -16,3 +17,4 @@ pub use native_unit::native_unit;
 pub use page_walk::page_walk;
 pub use pc_devices::pc_devices;
 pub use pci_config::pci_config;
+pub use rdd_blocks::rdd_blocks;
