@@ -1,5 +1,6 @@
 //! What does lineage cost? Four jobs beside the same job written by hand for two threads: CPU seconds of each,
 //! interleaved, medians of three. `--test` runs a hundredth of the size once.
+#![expect(clippy::print_stdout, reason = "its output is what it is for")]
 
 use std::fs::File;
 use std::hash::Hash;
