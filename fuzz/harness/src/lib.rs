@@ -10,6 +10,7 @@ mod page_walk;
 mod pc_devices;
 mod pci_config;
 mod raft_step;
+mod rdd_blocks;
 mod shadow;
 
 pub use apic::apic;
@@ -21,4 +22,5 @@ pub use page_walk::page_walk;
 pub use pc_devices::pc_devices;
 pub use pci_config::pci_config;
 pub use raft_step::raft_step;
+pub use rdd_blocks::rdd_blocks;
 pub use shadow::shadow;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 10] = [
+const TARGETS: [(&str, Target); 11] = [
     ("apic", fuzz_harness::apic),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
@@ -14,6 +14,7 @@ const TARGETS: [(&str, Target); 10] = [
     ("page_walk", fuzz_harness::page_walk),
     ("pc_devices", fuzz_harness::pc_devices),
     ("pci_config", fuzz_harness::pci_config),
+    ("rdd_blocks", fuzz_harness::rdd_blocks),
     ("raft_step", fuzz_harness::raft_step),
     ("shadow", fuzz_harness::shadow),
 ];

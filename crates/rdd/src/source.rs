@@ -1,0 +1,102 @@
+//! Text files as datasets.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use crate::context::Context;
+use crate::data::Data;
+use crate::rdd::{BATCH, Rdd};
+use crate::task::{Halt, TaskContext, TaskError};
+
+impl Context {
+    /// The lines of a file, in `partitions` splits: a line belongs to the split its first byte is in. The file is
+    /// opened when a task runs; it must not change while datasets made from it are used.
+    ///
+    /// An action fails when the file cannot be read, or where a line is not UTF-8.
+    ///
+    /// # Panics
+    ///
+    /// When `partitions` is 0.
+    pub fn text_file(&self, path: impl AsRef<Path>, partitions: usize) -> Rdd<String> {
+        self.text_lines(path, partitions, str::to_owned)
+    }
+
+    /// As [`Self::text_file`], with `f` of each line: no line is copied unless `f` does.
+    ///
+    /// # Panics
+    ///
+    /// When `partitions` is 0.
+    pub fn text_lines<T: Data>(
+        &self,
+        path: impl AsRef<Path>,
+        partitions: usize,
+        f: impl Fn(&str) -> T + Send + Sync + 'static,
+    ) -> Rdd<T> {
+        assert!(partitions > 0, "a dataset has at least one partition");
+        let path = path.as_ref().to_owned();
+        self.rdd(
+            "textFile",
+            partitions,
+            vec![],
+            None,
+            move |p, task, sink| split(&path, p as u64, partitions as u64, task, &f, sink),
+        )
+    }
+}
+
+fn split<T: Data>(
+    path: &PathBuf,
+    p: u64,
+    of: u64,
+    task: &TaskContext<'_>,
+    f: &dyn Fn(&str) -> T,
+    sink: crate::rdd::Sink<'_, T>,
+) -> Result<(), Halt> {
+    let failed = |source: io::Error| TaskError::Source {
+        path: path.clone(),
+        source,
+    };
+    let mut file = File::open(path).map_err(failed)?;
+    let length = file.metadata().map_err(failed)?.len();
+    let bound = |i: u64| {
+        u64::try_from(u128::from(length) * u128::from(i) / u128::from(of)).unwrap_or(length)
+    };
+    let (mut at, end) = (bound(p), bound(p + 1));
+    // The byte before tells whether a line begins here.
+    file.seek(SeekFrom::Start(at.saturating_sub(1)))
+        .map_err(failed)?;
+    let mut reader = BufReader::with_capacity(READ_BYTES, file);
+    if at > 0 {
+        at -= 1;
+        at += reader.skip_until(b'\n').map_err(failed)? as u64;
+    }
+    let (mut line, mut batch) = (Vec::new(), Vec::with_capacity(BATCH));
+    while at < end {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
+        if read == 0 {
+            break;
+        }
+        let ending = if line.ends_with(b"\r\n") {
+            2
+        } else {
+            usize::from(line.ends_with(b"\n"))
+        };
+        let text =
+            std::str::from_utf8(&line[..line.len() - ending]).map_err(|_| TaskError::NotUtf8 {
+                path: path.clone(),
+                offset: at,
+            })?;
+        batch.push(f(text));
+        at += read as u64;
+        if batch.len() == BATCH {
+            task.took(BATCH)?;
+            sink(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+        }
+    }
+    task.took(batch.len())?;
+    sink(batch)
+}
+
+const READ_BYTES: usize = 256 * 1024;

@@ -1,0 +1,126 @@
+//! What users get wrong: a clear error that names the place, no hang, no files left.
+#![cfg(feature = "threads")]
+
+use std::io::Write;
+use std::sync::Arc;
+
+use rdd::{Context, Faults, JobError, ThreadOptions, Threads};
+
+#[test]
+fn a_panic_in_a_closure_names_stage_partition_and_attempt() {
+    let context = Context::local(2).expect("a folder");
+    let pairs = context
+        .parallelize(0..8u64, 4)
+        .map(|n| if n == 5 { panic!("five") } else { (n, n) });
+    let error = pairs
+        .reduce_by_key(2, |a, b| a + b)
+        .collect()
+        .expect_err("a panic");
+    let expected = JobError::Task {
+        stage: 0,
+        name: "map".to_owned(),
+        partition: 2,
+        attempt: 4,
+        message: "a closure panicked: five".to_owned(),
+    };
+    assert_eq!(error, expected);
+    assert_eq!(
+        context.parallelize([1], 1).count(),
+        Ok(1),
+        "the context is still good"
+    );
+}
+
+#[test]
+fn an_absent_file_is_named() {
+    let context = Context::local(2).expect("a folder");
+    let error = context
+        .text_file("no/such/file", 2)
+        .count()
+        .expect_err("no file")
+        .to_string();
+    assert!(
+        error.contains("cannot read no/such/file: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_line_that_is_not_utf8_is_located() {
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(b"good\nb\xffd\nmore\n").expect("written");
+    let context = Context::local(2).expect("a folder");
+    let error = context
+        .text_file(file.path(), 2)
+        .count()
+        .expect_err("not UTF-8")
+        .to_string();
+    assert!(error.contains("not UTF-8 in the line at byte 5"), "{error}");
+}
+
+#[test]
+fn a_folder_that_vanishes_is_an_error_of_the_task() {
+    let options = ThreadOptions {
+        table_bytes: 100,
+        memory_bytes: 100,
+        ..ThreadOptions::default()
+    };
+    let threads = Arc::new(Threads::new(options).expect("a folder"));
+    std::fs::remove_dir_all(threads.folder()).expect("removed");
+    let context = Context::new(threads, 2);
+    let pairs = context.parallelize((0..100u64).map(|n| (n, n)), 2);
+    let error = pairs
+        .reduce_by_key(2, |a, b| a + b)
+        .collect()
+        .expect_err("nowhere to spill")
+        .to_string();
+    assert!(error.contains("cannot spill to"), "{error}");
+}
+
+#[test]
+fn every_line_is_in_exactly_one_split() {
+    let text = "one\n\ntwo\r\nthree is longer\n\nfour";
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(text.as_bytes()).expect("written");
+    let context = Context::local(2).expect("a folder");
+    for splits in 1..40 {
+        let lines = context
+            .text_file(file.path(), splits)
+            .collect()
+            .expect("runs");
+        assert_eq!(lines, text.lines().collect::<Vec<_>>(), "{splits} splits");
+    }
+}
+
+#[test]
+fn a_worker_lost_at_any_moment_changes_no_result() {
+    let run = |lose_worker_at| {
+        let faults = Faults {
+            lose_worker_at,
+            ..Faults::default()
+        };
+        let threads = Arc::new(
+            Threads::new(ThreadOptions {
+                faults,
+                ..ThreadOptions::default()
+            })
+            .expect("a folder"),
+        );
+        let context = Context::new(threads.clone(), 2);
+        let pairs = context.parallelize((0..1000u64).map(|n| (n % 97, n)), 4);
+        let sums = pairs
+            .reduce_by_key(3, |a, b| a + b)
+            .map(|(k, v)| (v % 7, k))
+            .reduce_by_key(2, |a, b| a + b);
+        let mut all = sums.collect().expect("runs");
+        all.sort_unstable();
+        (all, threads.counts())
+    };
+    let (plain, counts) = run(None);
+    assert_eq!(counts.finished, 9);
+    for moment in 1..=counts.finished {
+        let (recovered, counts) = run(Some(moment));
+        assert_eq!(recovered, plain, "lost at {moment}");
+        assert!(counts.attempts <= 18, "{counts:?}");
+    }
+}
