@@ -48,6 +48,21 @@ pub(crate) fn run(seconds: f64) {
     );
 }
 
+/// What an access to a device costs that does nothing, loop included.
+pub(crate) fn exits() {
+    const ACCESSES: u64 = 2_000_000;
+    let image = Image::build();
+    for (kernel, name) in [(10, "port read"), (11, "MMIO read")] {
+        let mut times: [Vec<f64>; 2] = Default::default();
+        for _ in 0..ROUNDS {
+            times[0].push(image.ours(kernel, ACCESSES, true).seconds);
+            times[1].push(image.tcg(kernel, ACCESSES) - image.tcg(kernel, 0));
+        }
+        let [ours, tcg] = times.map(|mut times| median(&mut times) / ACCESSES as f64 * 1e6);
+        println!("{name}: ours {ours:.3} us (goal 0.10), TCG {tcg:.3} us");
+    }
+}
+
 /// Seconds for an iteration: native, translated, interpreted, TCG.
 fn measure(image: &Image, kernel: u64, seconds: f64) -> [f64; 4] {
     let mut iterations = 1u64;

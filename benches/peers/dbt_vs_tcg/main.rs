@@ -1,6 +1,7 @@
 //! x86-dbt beside QEMU's TCG and the bare processor, interleaved, in one run.
 //!
 //! `dbt_vs_tcg kernels [SECONDS]`: ten freestanding kernels. `dbt_vs_tcg boot [RUNS]`: Debian to power-off.
+//! `dbt_vs_tcg exits`: accesses to a device that does nothing.
 //! `dbt_vs_tcg workloads [RUNS]`: what busybox does in it.
 //! Needs gcc and qemu-system-x86_64.
 
@@ -20,10 +21,11 @@ fn main() -> ExitCode {
     };
     match arguments.first().map(String::as_str) {
         Some("kernels") => kernels::run(number(0.3)),
+        Some("exits") => kernels::exits(),
         Some("boot") => boot::run(number(3.0)),
         Some("workloads") => boot::workloads(number(3.0)),
         _ => {
-            eprintln!("usage: dbt_vs_tcg kernels [SECONDS] | boot [RUNS] | workloads [RUNS]");
+            eprintln!("usage: dbt_vs_tcg kernels [SECONDS] | exits | boot [RUNS] | workloads [RUNS]");
             return ExitCode::FAILURE;
         }
     }

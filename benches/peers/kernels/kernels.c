@@ -153,7 +153,24 @@ static uint64_t indirect(uint64_t n) {
     return x;
 }
 
+// Only for a guest: a port and an address with no RAM behind it.
+static uint64_t port(uint64_t n) {
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint8_t value;
+        __asm__ volatile("inb $0x61, %0" : "=a"(value));
+        sum += value;
+    }
+    return sum;
+}
+
+static uint64_t mmio(uint64_t n) {
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < n; i++) sum += *(volatile uint32_t *)0x30000000;
+    return sum;
+}
+
 static const kernel kernels[] = {integers, sieve, sha256, matmul, threaded,
-                                 calls,    chase, x87,    roots,  indirect};
+                                 calls,    chase, x87,    roots,  indirect, port, mmio};
 
 uint64_t run(uint64_t number, uint64_t n) { return kernels[number](n); }

@@ -1,0 +1,258 @@
+//! Translations: where they are, what leads to them, and when that ends.
+
+use std::io;
+use std::rc::Rc;
+
+use iced_x86::Instruction;
+use rustc_hash::FxHashMap;
+
+use super::emit::{LINK_BYTES, jump};
+use super::lower::Lowering;
+use super::{Mode, THRESHOLD, TranslatorStats, UnitId};
+use crate::arena::Arena;
+use crate::block::Block;
+use crate::frame::{Frame, jump_slot};
+use crate::ram::PAGE;
+use crate::tlb::{Gone, Tlb};
+
+/// Bytes of host code before all of it is thrown away.
+const ARENA_BYTES: usize = 32 << 20;
+/// Units and links before all are thrown away, as their numbers are part of the code.
+const UNITS_MAX: usize = 1 << 18;
+const LINKS_MAX: usize = 1 << 20;
+/// Things remembered for one linear page before they are forgotten.
+const DEPENDENTS_MAX: usize = 1 << 13;
+
+pub(super) struct Unit {
+    pub(super) block: Rc<Block>,
+    pub(super) mode: Mode,
+    /// Where its code starts in the arena.
+    code: u32,
+    /// Links that were chained to it.
+    incoming: Vec<u32>,
+}
+
+/// A direct jump out of a unit.
+#[derive(Clone, Copy)]
+struct Link {
+    /// The unit it leaves.
+    from: UnitId,
+    /// Offset in the arena of the code that leaves.
+    at: u32,
+    /// What a chained link overwrites.
+    unchained: [u8; LINK_BYTES],
+    target: u64,
+    /// The unit that has this link in its list.
+    listed: Option<UnitId>,
+}
+
+/// Something that holds as long as a linear page's translation does.
+pub(super) enum Dependent {
+    Link(u32),
+    Jump { mode: Mode, slot: usize },
+}
+
+#[derive(Default)]
+struct Page {
+    global: bool,
+    dependents: Vec<Dependent>,
+}
+
+pub(crate) struct Translator {
+    /// How often a block is interpreted before it is translated.
+    pub(super) threshold: Option<u32>,
+    arena: Arena,
+    pub(super) units: Vec<Unit>,
+    links: Vec<Link>,
+    pages: FxHashMap<u64, Page>,
+    /// The link through which translated code was last left.
+    pub(super) pending: Option<u32>,
+    /// The TLB's epoch up to which `pages` is right.
+    pub(super) epoch: u64,
+    /// Where the budget ends, in ticks.
+    pub(super) end: u64,
+    /// Translated code was left by a simulated instruction: the state is all in the `Cpu`.
+    pub(super) simulated: bool,
+    pub(crate) stats: TranslatorStats,
+}
+
+impl Translator {
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            threshold: Some(THRESHOLD),
+            arena: Arena::new(ARENA_BYTES)?,
+            units: Vec::new(),
+            links: Vec::new(),
+            pages: FxHashMap::default(),
+            pending: None,
+            epoch: 0,
+            end: 0,
+            simulated: false,
+            stats: TranslatorStats::default(),
+        })
+    }
+
+    /// Makes nothing lead to `unit` any more: its bytes have changed.
+    pub(crate) fn detach(&mut self, frame: &mut Frame, unit: UnitId) {
+        let gone = &mut self.units[unit.0 as usize];
+        gone.block.set_unit(gone.mode, None);
+        frame.forget_jump(gone.mode.index(), jump_slot(gone.block.linear()));
+        for link in std::mem::take(&mut gone.incoming) {
+            self.unchain(link);
+            self.links[link as usize].listed = None;
+        }
+    }
+
+    /// Throws everything away.
+    pub(crate) fn reset(&mut self, frame: &mut Frame) {
+        for unit in std::mem::take(&mut self.units) {
+            unit.block.set_unit(unit.mode, None);
+        }
+        self.links.clear();
+        self.pending = None;
+        self.forget(frame, |_| true);
+        self.arena.flush();
+        self.stats.resets += 1;
+    }
+
+    fn unchain(&mut self, link: u32) {
+        let link = &self.links[link as usize];
+        self.arena.patch(link.at, &link.unchained);
+    }
+
+    /// Forgets what was kept by linear address and is gone from the TLB.
+    pub(super) fn follow(&mut self, tlb: &mut Tlb) {
+        if self.epoch == tlb.epoch {
+            return;
+        }
+        self.epoch = tlb.epoch;
+        let Gone { pages, local, all } = tlb.take_gone();
+        if all || local {
+            self.forget(&mut tlb.frame, |page| all || !page.global);
+        }
+        for page in pages {
+            if let Some(page) = self.pages.remove(&page) {
+                self.forget_page(&mut tlb.frame, page);
+            }
+        }
+    }
+
+    fn forget(&mut self, frame: &mut Frame, goes: impl Fn(&Page) -> bool) {
+        let mut pages = std::mem::take(&mut self.pages);
+        pages.retain(|_, page| {
+            let gone = goes(page);
+            if gone {
+                self.forget_page(frame, std::mem::take(page));
+            }
+            !gone
+        });
+        self.pages = pages;
+    }
+
+    fn forget_page(&mut self, frame: &mut Frame, page: Page) {
+        for dependent in page.dependents {
+            match dependent {
+                // After a reset the links are gone, and with them the code they were in.
+                Dependent::Link(link) if (link as usize) < self.links.len() => self.unchain(link),
+                Dependent::Link(_) => {}
+                Dependent::Jump { mode, slot } => frame.forget_jump(mode.index(), slot),
+            }
+        }
+    }
+
+    /// Notes that `dependent` holds while the translation of `linear`'s page does.
+    pub(super) fn depend(
+        &mut self,
+        frame: &mut Frame,
+        linear: u64,
+        global: bool,
+        dependent: Dependent,
+    ) {
+        let page = self.pages.entry(linear & !(PAGE - 1)).or_default();
+        page.global = global;
+        page.dependents.push(dependent);
+        if page.dependents.len() > DEPENDENTS_MAX {
+            let page = std::mem::take(page);
+            self.forget_page(frame, page);
+        }
+    }
+
+    pub(super) fn address(&self, unit: UnitId) -> *const u8 {
+        self.arena.address(self.units[unit.0 as usize].code)
+    }
+
+    /// Chains the link through which translated code was left to `unit`, which it leads to.
+    pub(super) fn chain(&mut self, frame: &mut Frame, unit: UnitId, global: bool) {
+        let Some(number) = self.pending.take() else {
+            return;
+        };
+        let link = self.links[number as usize];
+        let (from, to) = (
+            &self.units[link.from.0 as usize],
+            &self.units[unit.0 as usize],
+        );
+        if link.target != to.block.linear() || from.mode != to.mode {
+            return;
+        }
+        let jump = jump(link.at as usize, to.code as usize);
+        let same_page = |a: u64, b: u64| a / PAGE == b / PAGE;
+        let near = same_page(from.block.linear(), to.block.linear())
+            && same_page(from.block.gpa(), to.block.gpa());
+        self.arena.patch(link.at, &jump);
+        self.stats.chained += 1;
+        if link.listed != Some(unit) {
+            let incoming = &mut self.units[unit.0 as usize].incoming;
+            incoming.push(number);
+            // A link that goes to and fro between units is listed each time.
+            if incoming.len() >= 1024 && incoming.len().is_power_of_two() {
+                incoming.sort_unstable();
+                incoming.dedup();
+            }
+            self.links[number as usize].listed = Some(unit);
+        }
+        if !near {
+            self.depend(frame, link.target, global, Dependent::Link(number));
+        }
+    }
+
+    /// Places host code for `block`; `None` when it has no room.
+    pub(super) fn place(
+        &mut self,
+        block: &Rc<Block>,
+        mode: Mode,
+        instructions: &[Instruction],
+        bytes: &[u8],
+    ) -> Option<UnitId> {
+        let id = UnitId(u32::try_from(self.units.len()).ok()?);
+        let mut lowered = Lowering::new(block, instructions, bytes, mode, id.0).run();
+        if self.units.len() >= UNITS_MAX || self.links.len() + lowered.links.len() > LINKS_MAX {
+            return None;
+        }
+        for (number, link) in (self.links.len()..).zip(&lowered.links) {
+            let number = u32::try_from(number).ok()?;
+            lowered.code.bytes[link.number_at..link.number_at + 4]
+                .copy_from_slice(&number.to_le_bytes());
+        }
+        let code = self.arena.push(&lowered.code.bytes)?.offset;
+        for link in lowered.links {
+            self.links.push(Link {
+                from: id,
+                at: code + u32::try_from(link.at).ok()?,
+                unchained: std::array::from_fn(|n| lowered.code.bytes[link.at + n]),
+                target: link.target,
+                listed: None,
+            });
+        }
+        self.stats.units += 1;
+        self.stats.instructions += instructions.len() as u64;
+        self.stats.code_bytes += lowered.code.bytes.len() as u64;
+        self.units.push(Unit {
+            block: Rc::clone(block),
+            mode,
+            code,
+            incoming: Vec::new(),
+        });
+        block.set_unit(mode, Some(id));
+        Some(id)
+    }
+}
