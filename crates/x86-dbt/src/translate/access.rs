@@ -1,8 +1,8 @@
 //! Memory operands: from a guest's address to a host's, or out to the interpreter.
 //!
 //! Two ways lead through the soft TLB. The usual one computes the entry's place from the address. The short one looks
-//! into a [`Pin`] that belongs to the place in the code: the page that was used there last. Pins are kept where one page
-//! is used again and again: on the stack, and in loops.
+//! into a [`Pin`] that belongs to the place in the code: the page that was used there last. Loops that go along memory have
+//! pins. Elsewhere, on the stack too, what a pin saves is lost again to the changes of address space that empty it.
 
 use core::mem::offset_of;
 
@@ -176,13 +176,10 @@ impl Lowering<'_> {
     /// Offset in the frame of the pin for `access`. Reads and writes, and each bank, have pins of their own: what is in
     /// one has been checked for exactly its use.
     fn pin(&mut self, access: Access) -> Option<usize> {
-        let slot = if access.base == Register::RSP {
-            0
-        } else if self.is_loop && self.strides(access) {
-            1 + self.loop_pin(access.base)
-        } else {
+        if !self.is_loop || !self.strides(access) {
             return None;
-        };
+        }
+        let slot = self.loop_pin(access.base);
         let kind = usize::from(self.mode.bank()) * 2 + usize::from(access.write);
         Some(PINS + (kind * PINS_EACH + slot) * size_of::<Pin>())
     }
@@ -199,14 +196,14 @@ impl Lowering<'_> {
     }
 
     /// One of the pins of loops: the same for one base register in one unit.
-    fn loop_pin(&mut self, base: Register) -> usize {
+    fn loop_pin(&self, base: Register) -> usize {
         let base = if base == Register::None {
             0
         } else {
             usize::from(gpr_number(base))
         };
         // Nearby units start elsewhere, so that an outer loop keeps its own.
-        (base + self.unit as usize * 5) % (PINS_EACH - 1)
+        (base + self.unit as usize * 5) % PINS_EACH
     }
 }
 

@@ -251,8 +251,9 @@ pub(super) fn run(cpu: &mut Cpu, platform: &mut dyn Platform, code: *const u8) {
     header.load_xmm = load_xmm as *const () as usize;
     header.load_x87 = load_x87 as *const () as usize;
     let header = cpu.tlb.frame.base().cast::<Header>();
-    // SAFETY: the caller took `code` from the arena's present generation, and code of it is not gone back to
-    // after a flush: whatever flushes it sets an event, at which `Cpu::simulate` leaves. The header's pointers were set just above.
+    // SAFETY: the caller took `code` from the arena's present generation, and code of it is not gone back to after a
+    // flush: whatever flushes it sets an event, at which `Cpu::simulate` leaves, or is `Cpu::host_code`, after which it
+    // resumes in new code. The header's pointers were set just above.
     unsafe { enter(header, code) };
     if let Some(panic) = call.panic {
         resume_unwind(panic);

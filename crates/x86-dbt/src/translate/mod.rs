@@ -113,15 +113,20 @@ impl Cpu {
 
     /// Runs `block` as host code, and what it leads to, if that is how it should run; whether it was.
     pub(crate) fn run_translated(&mut self, p: &mut dyn Platform, block: &Rc<Block>) -> bool {
-        let Some(mode) = self.translation_mode() else {
-            return false;
-        };
-        if self.deadline - self.ticks < block.ops.len() as u64 {
-            return false;
+        let code = self.host_code(block);
+        if let Some(code) = code {
+            self.enter(p, code);
         }
-        let Some(unit) = block.unit(mode).or_else(|| self.translate(block, mode)) else {
-            return false;
-        };
+        code.is_some()
+    }
+
+    /// Where to enter `block`'s host code, if that is how it should run.
+    fn host_code(&mut self, block: &Rc<Block>) -> Option<*const u8> {
+        let mode = self.translation_mode()?;
+        if self.deadline - self.ticks < block.ops.len() as u64 {
+            return None;
+        }
+        let unit = block.unit(mode).or_else(|| self.translate(block, mode))?;
         self.translator.follow(&mut self.tlb);
         let linear = block.linear();
         let bank = if self.cpl == 3 {
@@ -138,8 +143,7 @@ impl Cpu {
             self.translator
                 .depend(&mut self.tlb.frame, linear, global, jump);
         }
-        self.enter(p, code);
-        true
+        Some(code)
     }
 
     fn translate(&mut self, block: &Rc<Block>, mode: Mode) -> Option<UnitId> {
@@ -226,34 +230,55 @@ impl Cpu {
         self.flags = self.flags & !crate::flags::STATUS | status(flags);
         self.translator.stats.simulated += 1;
         let behind = self.rip.wrapping_add(u64::from(block.ops[at].len));
-        self.translator.simulated = true;
-        if let Err(exception) = self.simulate_one(p, &block, at, behind) {
-            self.raise(p, exception, Origin::Fault);
-            return true;
-        }
-        let settled = self.events == 0 || self.has_settled(p, &block);
+        let faulted = match self.simulate_one(p, &block, at, behind) {
+            Ok(()) => false,
+            Err(exception) => {
+                self.raise(p, exception, Origin::Fault);
+                true
+            }
+        };
+        let settled = self.events == 0 || self.has_settled(p);
         let goes_on = settled
+            && !faulted
             && ahead > 1
             && self.rip == behind
+            && block.is_valid()
             && self.tlb.epoch == self.translator.epoch
             && self.translation_mode() == Some(mode)
             && self.deadline.saturating_sub(self.ticks) >= ahead - 1;
-        if goes_on {
-            self.translator.simulated = false;
+        // What the unit has executed is charged when it is left.
+        let charged_later = if goes_on { at as u64 + 1 } else { 0 };
+        let resumes = goes_on || settled && self.resume_elsewhere(p);
+        if resumes {
             self.translator.end = self.ticks + self.budget();
-            // What the unit has executed is charged when it is left.
-            self.lend(self.translator.end - self.ticks + at as u64 + 1);
+            self.lend(self.translator.end - self.ticks + charged_later);
         }
-        !goes_on
+        self.translator.simulated = !resumes;
+        !resumes
     }
 
-    /// Looks at what an instruction asked to be looked at; whether that leaves nothing to do and `block` as it was.
-    fn has_settled(&mut self, p: &mut dyn Platform, block: &Block) -> bool {
+    /// Looks at what an instruction asked to be looked at; whether that leaves nothing more to look at.
+    fn has_settled(&mut self, p: &mut dyn Platform) -> bool {
         self.events & !(EVENT_BREAK | EVENT_POLL) == 0
             && self.attend(p).is_none()
             && self.events == 0
             && !self.is_careful()
-            && block.is_valid()
+    }
+
+    /// Makes translated code go on at RIP, which is not behind the instruction just run; whether it can.
+    fn resume_elsewhere(&mut self, p: &mut dyn Platform) -> bool {
+        if self.ticks >= self.deadline {
+            return false;
+        }
+        // A fault is found again, and raised, by who runs the block.
+        let Ok(block) = self.block(p) else {
+            return false;
+        };
+        let Some(code) = self.host_code(&block).filter(|_| self.events == 0) else {
+            return false;
+        };
+        self.tlb.frame.header().resume = code as u64;
+        true
     }
 
     /// Instructions to the deadline, a signed word's worth at most.
