@@ -255,8 +255,7 @@ impl Cpu {
             return None;
         }
         let block = Rc::clone(&jump.block);
-        let bank = if user { Bank::User } else { Bank::Supervisor };
-        (self.tlb.fetched(bank, linear) == Some(block.key.gpa)).then_some(block)
+        (self.tlb.fetched(self.fetch_bank(), linear) == Some(block.key.gpa)).then_some(block)
     }
 
     fn find_or_decode(&mut self, p: &mut dyn Platform, linear: u64) -> Result<Rc<Block>> {
@@ -289,12 +288,16 @@ impl Cpu {
     }
 
     fn fetch_target(&mut self, linear: u64) -> Result<Target> {
-        let bank = if self.cpl == 3 {
+        self.target(linear, Kind::Fetch, self.fetch_bank())
+    }
+
+    /// The bank that code is fetched through.
+    pub(crate) fn fetch_bank(&self) -> Bank {
+        if self.cpl == 3 {
             Bank::User
         } else {
             Bank::Supervisor
-        };
-        self.target(linear, Kind::Fetch, bank)
+        }
     }
 
     /// Decodes to the end of the block or of the page. Only an instruction that starts a block may cross into the

@@ -245,6 +245,7 @@ impl Translator {
         }
         self.stats.units += 1;
         self.stats.instructions += instructions.len() as u64;
+        self.stats.left_to_interpreter += lowered.simulated as u64;
         self.stats.code_bytes += lowered.code.bytes.len() as u64;
         self.units.push(Unit {
             block: Rc::clone(block),

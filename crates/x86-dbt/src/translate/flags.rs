@@ -2,7 +2,7 @@
 
 use iced_x86::{Instruction, InstructionInfo, Mnemonic, OpAccess, OpKind, Register};
 
-use super::classify::{Class, FlagUse, classify, flag_use};
+use super::classify::{Class, FlagUse, flag_use};
 use super::ident::is_moved;
 use super::lower::Lowering;
 
@@ -91,8 +91,8 @@ impl Lowering<'_> {
 
     /// Whether the flags before instruction `op` are overwritten before anything can see them.
     fn are_flags_dead(&self, op: usize) -> bool {
-        for (i, op) in self.instructions.iter().zip(&self.block.ops).skip(op) {
-            match classify(i, op, self.mode.floats()) {
+        for (i, class) in self.instructions.iter().zip(&self.classes).skip(op) {
+            match class {
                 Class::Nothing | Class::Lea => continue,
                 Class::Ident(ident) if ident.span == 0 => {}
                 _ => return false,

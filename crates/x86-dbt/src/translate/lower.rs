@@ -1,7 +1,7 @@
 //! From a block of guest instructions to host code.
 //!
 //! Between instructions the guest's registers are in the host's of the same name, but for RSP, which is in R13, and
-//! R11 and R13 to R15, which are in the header. The status flags are in the host's, in the header, or in both: [`Flags`].
+//! R11 and R13 to R15, which are in the header. Where the status flags are [`Flags`] says.
 //! Nothing of the guest changes before the last check of an instruction, so that any of them can be given to the
 //! interpreter instead.
 
@@ -23,6 +23,8 @@ use crate::frame::Header;
 pub(super) struct Lowered {
     pub(super) code: Code,
     pub(super) links: Vec<Link>,
+    /// Instructions that the interpreter executes.
+    pub(super) simulated: usize,
 }
 
 /// A direct jump out of the unit, to be chained to another.
@@ -41,6 +43,8 @@ pub(super) type Latest = Option<(u64, u16)>;
 pub(super) struct Lowering<'a> {
     pub(super) block: &'a Block,
     pub(super) instructions: &'a [Instruction],
+    /// What becomes of each instruction.
+    pub(super) classes: Vec<Class>,
     pub(super) bytes: &'a [u8],
     pub(super) mode: Mode,
     pub(super) unit: u32,
@@ -72,18 +76,22 @@ impl<'a> Lowering<'a> {
         mode: Mode,
         unit: u32,
     ) -> Self {
-        let registers = |(i, op)| match classify(i, op, mode.floats()) {
+        let pairs = instructions.iter().zip(block.ops.iter());
+        let classes: Vec<_> = pairs
+            .map(|(i, op)| classify(i, op, mode.floats()))
+            .collect();
+        let registers = classes.iter().map(|class| match class {
             Class::Ident(ident) => ident.registers,
             _ => Registers::General,
-        };
-        let pairs = instructions.iter().zip(block.ops.iter());
+        });
         Self {
             block,
             instructions,
             bytes,
             mode,
             unit,
-            registers: pairs.map(registers).max().unwrap_or(Registers::General),
+            registers: registers.max().unwrap_or(Registers::General),
+            classes,
             x87: None,
             code: Code::default(),
             encoder: Encoder::new(64),
@@ -116,7 +124,9 @@ impl<'a> Lowering<'a> {
             self.body();
             self.out_of_line();
         }
+        let simulated = |class: &&Class| **class == Class::Simulate;
         Lowered {
+            simulated: self.classes.iter().filter(simulated).count(),
             code: self.code,
             links: self.links,
         }
@@ -124,12 +134,8 @@ impl<'a> Lowering<'a> {
 
     /// Every instruction, from the flags as they are now.
     pub(super) fn body(&mut self) {
-        let mut at = 0;
         for (op, i) in self.instructions.iter().enumerate() {
-            let class = classify(i, &self.block.ops[op], self.mode.floats());
-            let bytes = &self.bytes[at..at + i.len()];
-            at += i.len();
-            self.instruction(op, i, bytes, class);
+            self.instruction(op, i, self.bytes_of(op), self.classes[op]);
         }
         let last = self.instructions.last().expect("a block is not empty");
         if falls_through(last) {
@@ -138,7 +144,7 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn bytes_of(&self, op: usize) -> &'a [u8] {
-        let start: usize = self.instructions[..op].iter().map(Instruction::len).sum();
+        let start = self.block.start(op) as usize;
         &self.bytes[start..start + self.instructions[op].len()]
     }
 
@@ -150,7 +156,7 @@ impl<'a> Lowering<'a> {
         self.cold.push(Cold::Budget { from });
     }
 
-    /// Takes `executed` instructions off the budget, when the unit is left. Takes the flags.
+    /// Takes `executed` instructions off the budget, when the unit is left.
     pub(super) fn charge(&mut self, executed: usize) {
         self.code.lea(BUDGET, BUDGET, -count(executed));
     }

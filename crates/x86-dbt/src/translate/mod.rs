@@ -1,7 +1,7 @@
 //! The translator: blocks that run often become host code that keeps the guest's registers in the host's.
 //!
-//! A [`Unit`] is one block's host code for one [`Mode`]. It charges its instructions to the budget when it is entered,
-//! and leaves where it cannot go on: through a link to a unit not yet chained, to the interpreter for one instruction
+//! A [`Unit`] is one block's host code for one [`Mode`]. It is entered only if the budget reaches for all of its
+//! instructions, charges those that ran when it is left, and leaves where it cannot go on: through a link to a unit not yet chained, to the interpreter for one instruction
 //! (a TLB miss, a device, whatever has no template), or because the budget ends. Links inside a page hold as long as
 //! both blocks are valid; what is kept by linear address (links across pages, the jump caches) is forgotten with
 //! the TLB's entries.
@@ -30,10 +30,8 @@ use crate::frame::{Header, MODES, NO_LINK, jump_slot};
 use crate::ops::interrupt::Origin;
 use crate::platform::Platform;
 use crate::ram::PAGE;
-use crate::tlb::Bank;
 use cache::Dependent;
 pub(crate) use cache::Translator;
-use classify::{Class, classify};
 
 /// How often a block is interpreted before it is translated.
 const THRESHOLD: u32 = 16;
@@ -129,12 +127,7 @@ impl Cpu {
         let unit = block.unit(mode).or_else(|| self.translate(block, mode))?;
         self.translator.follow(&mut self.tlb);
         let linear = block.linear();
-        let bank = if self.cpl == 3 {
-            Bank::User
-        } else {
-            Bank::Supervisor
-        };
-        let global = self.tlb.is_global_fetch(bank, linear);
+        let global = self.tlb.is_global_fetch(self.fetch_bank(), linear);
         let code = self.translator.address(unit);
         self.translator.chain(&mut self.tlb.frame, unit, global);
         if self.tlb.frame.remember_jump(mode.index(), linear, code) {
@@ -157,10 +150,6 @@ impl Cpu {
             .read(block.gpa() % PAGE, &mut bytes);
         let decoder = Decoder::with_ip(64, &bytes, block.linear(), DecoderOptions::NONE);
         let instructions: Vec<Instruction> = decoder.into_iter().take(block.ops.len()).collect();
-        for (i, op) in instructions.iter().zip(block.ops.iter()) {
-            let simulated = classify(i, op, mode.floats()) == Class::Simulate;
-            self.translator.stats.left_to_interpreter += u64::from(simulated);
-        }
         let placed = self.translator.place(block, mode, &instructions, &bytes);
         placed.or_else(|| {
             self.translator.reset(&mut self.tlb.frame);

@@ -147,7 +147,6 @@ impl Lowering<'_> {
             self.code.load_at(true, S0, S0);
             return;
         }
-        self.spill_flags();
         match gpr_number(i.op_register(0)) {
             4 => self.code.mov(S0, STACK),
             number if has_home(number) => self.code.load(S0, home(number)),
