@@ -279,6 +279,12 @@ impl LocalApic {
         self.config.id
     }
 
+    /// Whether the APIC base's enable bit is set (SDM volume 3, 11.4.3).
+    #[must_use]
+    pub fn is_enabled(&self) -> bool {
+        self.s.apic_base & BASE_ENABLED != 0
+    }
+
     /// Whether the software enable bit of SVR is set.
     #[must_use]
     pub fn is_software_enabled(&self) -> bool {

@@ -144,11 +144,15 @@ impl I8259Pair {
 
     /// INT of the slave falls at an acknowledge, so that a request behind it makes a new edge.
     fn drop_cascade(&mut self) {
-        self.master.set_line(CASCADE_IRQ, false);
+        self.master.withdraw(CASCADE_IRQ);
     }
 
     fn cascade(&mut self) {
-        self.master.set_line(CASCADE_IRQ, self.slave.output());
+        if self.slave.output() {
+            self.master.set_line(CASCADE_IRQ, true);
+        } else {
+            self.master.withdraw(CASCADE_IRQ);
+        }
     }
 
     fn read_byte(&mut self, port: u16) -> u8 {

@@ -4,6 +4,7 @@
 mod accesses;
 mod acpi_pm;
 mod debug;
+mod fw_cfg;
 mod i8042;
 mod i8254;
 mod i8259;
@@ -11,10 +12,12 @@ mod mc146818;
 mod ps2;
 mod state_error;
 mod system_control;
+mod test_device;
 
 pub use accesses::Accesses;
 pub use acpi_pm::{AcpiPm, AcpiPmState, Button, TimerWidth};
 pub use debug::{BootTimer, DebugConsole, DebugExit};
+pub use fw_cfg::{FwCfg, FwCfgError, FwCfgState};
 pub use i8042::{I8042, I8042State};
 pub use i8254::{I8254, I8254State};
 pub use i8259::{I8259Pair, I8259PairState};
@@ -22,6 +25,7 @@ pub use mc146818::{Mc146818, Mc146818State, MemorySize};
 pub use ps2::{KeyboardState, MouseState};
 pub use state_error::InvalidState;
 pub use system_control::{ResetControl, SystemControlA};
+pub use test_device::TestDevice;
 
 /// The parts of each device's `State` that are structures of their own.
 pub mod state {
@@ -59,10 +63,12 @@ impl_mut_device_pio!(
     BootTimer,
     DebugConsole,
     DebugExit,
+    FwCfg,
     I8042,
     I8254,
     I8259Pair,
     Mc146818,
     ResetControl,
-    SystemControlA
+    SystemControlA,
+    TestDevice
 );

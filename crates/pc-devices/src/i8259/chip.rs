@@ -78,7 +78,6 @@ impl Chip {
         check(state.lowest_priority < 8, "8259A", "lowest_priority")?;
         check(state.vector_base.is_multiple_of(8), "8259A", "vector_base")?;
         check(state.elcr & !elcr_mask == 0, "8259A", "elcr")?;
-        check(state.edges & !state.lines == 0, "8259A", "edges")?;
         Ok(Self { state, elcr_mask })
     }
 
@@ -103,18 +102,23 @@ impl Chip {
         self.state.vector_base | irq
     }
 
-    /// A request is dropped with its line: "IR inputs must remain high until after the falling
-    /// edge of the first INTA".
+    /// An edge is kept when its line falls, as QEMU and KVM do: guests pulse lines. The data sheet
+    /// would answer with vector 7.
     pub(crate) fn set_line(&mut self, irq: u8, level: bool) {
         let bit = 1 << irq;
         let s = &mut self.state;
         if !level {
             s.lines &= !bit;
-            s.edges &= !bit;
         } else if s.lines & bit == 0 {
             s.lines |= bit;
             s.edges |= bit;
         }
+    }
+
+    /// Drops the line and what its edge asked for.
+    pub(crate) fn withdraw(&mut self, irq: u8) {
+        self.state.lines &= !(1 << irq);
+        self.state.edges &= !(1 << irq);
     }
 
     /// The INT output.

@@ -133,8 +133,19 @@ fn special_fully_nested_mode_lets_the_slave_nest() {
 }
 
 #[test]
-fn a_line_that_drops_before_acknowledge_is_spurious() {
+fn an_edge_outlives_its_line() {
     let mut pic = linux_pair();
+    pic.set_line(11, true);
+    pic.set_line(11, false);
+    assert!(pic.intr());
+    assert_eq!(pic.acknowledge(), 0x3b);
+    assert!(!pic.intr());
+}
+
+#[test]
+fn a_level_that_drops_before_acknowledge_is_spurious() {
+    let mut pic = linux_pair();
+    pic.write(0x4d0, &[1 << 3]);
     pic.set_line(3, true);
     pic.set_line(3, false);
     assert!(!pic.intr());
