@@ -137,8 +137,8 @@ pub struct Cpu {
     pub(crate) nmi_blocked: bool,
     /// A task switch has passed its commit point and may still fault.
     pub(crate) task_entered: bool,
-    /// The instruction just run is an INT, behind which TF does not trap.
-    pub(crate) step_suppressed: bool,
+    /// TF traps behind the instruction being run.
+    pub(crate) stepping: bool,
     pub(crate) pdptes: Option<[u64; 4]>,
     pub(crate) io: Box<NativeIo>,
 
@@ -227,7 +227,7 @@ impl Cpu {
             halted: false,
             nmi_blocked: false,
             task_entered: false,
-            step_suppressed: false,
+            stepping: false,
             pdptes: None,
             io: Box::default(),
             native: NativeUnit::new()?,
@@ -360,6 +360,9 @@ impl Cpu {
     }
 }
 
+pub(crate) const DR6_DETECTED: u64 = 1 << 13;
+pub(crate) const DR6_SINGLE_STEP: u64 = 1 << 14;
+pub(crate) const DR6_TASK_SWITCH: u64 = 1 << 15;
 /// The bits of DR6 and DR7 that read as one. Intel SDM volume 3, 18.2.
 pub(crate) const DR6_FIXED: u64 = 0xffff_0ff0;
 pub(crate) const DR7_FIXED: u64 = 0x400;

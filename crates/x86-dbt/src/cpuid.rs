@@ -190,7 +190,7 @@ impl Cpuid {
             // Invariant TSC.
             0x8000_0007 => [0, 0, 0, 1 << 8],
             0x8000_0008 => {
-                let linear = if f.leaf7_ecx & 1 << 16 != 0 { 57 } else { 48 };
+                let linear = if self.has_la57() { 57 } else { 48 };
                 [linear << 8 | u32::from(self.maxphyaddr), 0, 0, 0]
             }
             _ => [0; 4],
@@ -217,6 +217,10 @@ impl Cpuid {
 
     pub(crate) fn has_smap(&self) -> bool {
         self.features.leaf7_ebx & 1 << 20 != 0
+    }
+
+    pub(crate) fn has_la57(&self) -> bool {
+        self.features.leaf7_ecx & 1 << 16 != 0
     }
 
     pub(crate) fn has_rdtscp(&self) -> bool {

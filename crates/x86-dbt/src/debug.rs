@@ -69,7 +69,7 @@ impl Cpu {
             })
             .fold(0, |hit, b| hit | 1 << b.number);
         if hit != 0 {
-            self.dr[6] |= hit;
+            self.note_debug_condition(hit);
             self.events |= EVENT_TRAP | EVENT_BREAK;
         }
     }
@@ -84,7 +84,18 @@ impl Cpu {
             .breakpoints()
             .filter(|b| b.condition == EXECUTE && b.address == at)
             .fold(0, |hit, b| hit | 1 << b.number);
-        self.dr[6] |= hit;
+        if hit != 0 {
+            self.note_debug_condition(hit);
+        }
         hit != 0
+    }
+
+    /// Notes in DR6 why #DB comes. B0 to B3 are those of this #DB, the rest stays until software clears it. AMD APM volume
+    /// 2, 13.1.1.3.
+    pub(crate) fn note_debug_condition(&mut self, bits: u64) {
+        if self.events & EVENT_TRAP == 0 {
+            self.dr[6] &= !0xf;
+        }
+        self.dr[6] |= bits;
     }
 }

@@ -356,18 +356,25 @@ impl Cpu {
     }
 
     pub(crate) fn is_canonical(&self, address: u64) -> bool {
-        let bits = if self.cr4 & crate::cpu::CR4_LA57 != 0 {
-            57
-        } else {
-            48
-        };
-        let shift = 64 - bits;
-        ((address << shift).cast_signed() >> shift).cast_unsigned() == address
+        is_sign_extended(address, self.cr4 & crate::cpu::CR4_LA57 != 0)
+    }
+
+    /// Whether `base` may be loaded into a segment, a descriptor-table register or an MSR that holds an address: its
+    /// width is that of the widest paging there is, not of what is enabled (Linux, KVM's `is_noncanonical_base_address`;
+    /// kvm-unit-tests, la57).
+    pub(crate) fn is_canonical_base(&self, base: u64) -> bool {
+        is_sign_extended(base, self.cpuid.has_la57())
     }
 
     fn is_canonical_range(&self, address: u64, len: usize) -> bool {
         self.is_canonical(address) && self.is_canonical(address.wrapping_add(len as u64 - 1))
     }
+}
+
+/// Whether `address` is canonical for 5-level paging (`wide`: 57 bits), else for 4-level paging (48 bits).
+fn is_sign_extended(address: u64, wide: bool) -> bool {
+    let shift = if wide { 64 - 57 } else { 64 - 48 };
+    ((address << shift).cast_signed() >> shift).cast_unsigned() == address
 }
 
 /// What alignment checking wants of an access of `len` bytes. Intel SDM volume 3, table 6-7.

@@ -160,7 +160,7 @@ impl Cpu {
     }
 
     fn canonical(&self, value: u64) -> Result<u64> {
-        if self.is_canonical(value) {
+        if self.is_canonical_base(value) {
             Ok(value)
         } else {
             Err(GP0)

@@ -35,6 +35,10 @@ pub trait InterruptSource {
     }
     /// Sets the task priority of CR8, 0 to 15.
     fn set_task_priority(&mut self, _class: u8) {}
+    /// Whether the local APIC's enable bit is set: CPUID shows it.
+    fn apic_enabled(&mut self) -> bool {
+        true
+    }
     /// RDMSR of a register that is not the processor's own (APIC base, x2APIC, TSC deadline).
     /// `None` raises #GP.
     fn msr_read(&mut self, _index: u32) -> Option<u64> {

@@ -2,9 +2,10 @@
 
 use crate::block::Block;
 use crate::cpu::{
-    Cpu, EVENT_BREAK, EVENT_HALT, EVENT_POLL, EVENT_SHADOW, EVENT_SHADOW_DEBUG, EVENT_SHUTDOWN,
-    EVENT_TRAP,
+    Cpu, DR6_SINGLE_STEP, EVENT_BREAK, EVENT_HALT, EVENT_POLL, EVENT_SHADOW, EVENT_SHADOW_DEBUG,
+    EVENT_SHUTDOWN, EVENT_TRAP,
 };
+use crate::cpuid::Vendor;
 use crate::decode::Op;
 use crate::exception::{DB, Exception, GP0};
 use crate::flags::{IF, RF, TF};
@@ -23,7 +24,6 @@ pub enum Exit {
     Shutdown,
 }
 
-const DR6_SINGLE_STEP: u64 = 1 << 14;
 const NMI_VECTOR: u8 = 2;
 
 impl Cpu {
@@ -86,6 +86,10 @@ impl Cpu {
                 self.take_interrupt(p);
             }
         }
+        // Delivering the trap or the interrupt may have failed for good.
+        if self.events & EVENT_SHUTDOWN != 0 {
+            return Some(Exit::Shutdown);
+        }
         if self.events & EVENT_HALT != 0 {
             if self.halted {
                 return Some(Exit::Halt);
@@ -145,21 +149,22 @@ impl Cpu {
     fn run_one(&mut self, p: &mut dyn Platform) {
         let shadow = self.events & (EVENT_SHADOW | EVENT_SHADOW_DEBUG);
         self.events &= !shadow;
-        let stepping = self.flags & TF != 0;
-        if self.flags & RF == 0 && shadow & EVENT_SHADOW_DEBUG == 0 && self.match_code_breakpoints()
-        {
+        // Only Intel's processors let MOV SS hold back a code breakpoint (kvm-unit-tests, emulator).
+        let held = shadow & EVENT_SHADOW_DEBUG != 0 && self.cpuid.vendor() == Vendor::Intel;
+        if self.flags & RF == 0 && !held && self.match_code_breakpoints() {
             return self.raise(p, DB, Origin::Fault);
         }
         let resumed = self.flags & RF;
         self.flags &= !RF;
-        self.step_suppressed = false;
+        self.stepping = self.flags & TF != 0;
         if let Err(exception) = self.execute_one(p) {
             self.flags |= resumed;
             return self.raise(p, exception, Origin::Fault);
         }
         // An INT does not trap behind itself, and MOV SS takes the next instruction along.
-        if stepping && !self.step_suppressed && self.events & EVENT_SHADOW_DEBUG == 0 {
-            self.dr[6] |= DR6_SINGLE_STEP;
+        if self.stepping && self.events & EVENT_SHADOW_DEBUG == 0 {
+            self.note_debug_condition(DR6_SINGLE_STEP);
+            self.halted = false;
             self.events &= !EVENT_TRAP;
             self.raise(p, DB, Origin::Trap);
         }

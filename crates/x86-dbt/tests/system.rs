@@ -508,3 +508,93 @@ fn an_instruction_that_crosses_into_a_page_remapped_each_time_is_decoded_each_ti
     }
     assert_eq!(guest.cpu.stats().blocks_invalidated, 0);
 }
+
+#[test]
+fn syscall_and_sysret_trap_by_the_tf_they_leave() {
+    let mut guest = Guest::long_mode(|a| {
+        a.syscall().unwrap();
+        a.nop().unwrap();
+    });
+    guest.load(HANDLER, &[0x48, 0x0f, 0x07]);
+    change(&mut guest, |state| {
+        state.msrs[0] = 0x0010_0008 << 32;
+        state.msrs[1] = HANDLER;
+        state.msrs[3] = 0x100;
+        state.registers.rflags = 0x102;
+        state.cpl = 3;
+    });
+    // Without an IDT a trap would be a shutdown.
+    assert_eq!(guest.cpu.step(&mut guest.bare), None);
+    let inside = guest.cpu.state();
+    assert_eq!(
+        (inside.registers.rip, inside.debug[6]),
+        (HANDLER, 0xffff_0ff0)
+    );
+    assert_eq!(guest.cpu.step(&mut guest.bare), None);
+    assert_eq!(guest.cpu.state().registers.rip, CODE + 2);
+    assert_eq!(guest.cpu.state().debug[6] & 0x4000, 0x4000);
+    assert_eq!(
+        guest.cpu.step(&mut guest.bare),
+        Some(Exit::Shutdown),
+        "the trap comes before the next instruction"
+    );
+}
+
+#[test]
+fn a_single_step_trap_ends_a_halt() {
+    let mut guest = protected(|a| {
+        a.hlt().unwrap();
+        a.nop().unwrap();
+    });
+    set_gate(&guest, 1, 0x8e);
+    change(&mut guest, |state| state.registers.rflags |= 1 << 8);
+    assert_eq!(guest.run(), Exit::Halt);
+    assert_eq!(
+        guest.read_u32(guest.gpr(4)),
+        CODE as u32 + 1,
+        "in the handler"
+    );
+}
+
+#[test]
+fn dr6_shows_the_breakpoints_of_the_last_trap_only() {
+    let mut guest = protected(|a| {
+        a.mov(dword_ptr(0x3000), 5).unwrap();
+    });
+    set_gate(&guest, 1, 0x8e);
+    change(&mut guest, |state| {
+        state.debug[0] = 0x3000;
+        state.debug[6] |= 0x400e;
+        state.debug[7] = 1 | 1 << 16 | 3 << 18;
+    });
+    assert_eq!(guest.run(), Exit::Halt);
+    assert_eq!(
+        guest.cpu.state().debug[6] & 0xf00f,
+        0x4001,
+        "BS is software's to clear"
+    );
+}
+
+#[test]
+fn a_task_register_with_a_base_that_is_not_canonical_is_refused() {
+    // The processor knows 5-level paging, though it is off.
+    for (high, refused) in [(0x00ff_ffff_u32, false), (0x0100_0000, true)] {
+        let mut guest = Guest::long_mode(|a| {
+            a.ltr(ax).unwrap();
+        });
+        let low = tss_descriptor(TSS, 0x89).to_le_bytes();
+        guest.load(GDT + 0x30, &low);
+        guest.load(GDT + 0x38, &high.to_le_bytes());
+        guest.load(GDT + 0x3c, &[0; 4]);
+        change(&mut guest, |state| {
+            state.gdtr = TableRegister {
+                base: GDT,
+                limit: 0x3f,
+            };
+            state.registers.gpr[0] = u64::from(TSS_SELECTOR);
+        });
+        let before = guest.cpu.state().tr;
+        guest.cpu.step(&mut guest.bare);
+        assert_eq!(guest.cpu.state().tr == before, refused, "{high:#x}");
+    }
+}

@@ -13,7 +13,7 @@ pub(crate) struct Args {
     /// What to boot when no --kernel is given.
     #[arg(long, value_enum, default_value_t = Flavour::Cloud)]
     pub(crate) guest: Flavour,
-    /// A kernel of your own: a Linux bzImage or a 64-bit ELF kernel.
+    /// A kernel of your own: a Linux bzImage, a 64-bit ELF kernel, or a Multiboot image.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
     /// An initial RAM disk for it.
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// What executes the guest.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,
+    /// Which features the dbt engine's processor offers.
+    #[arg(long, value_enum, default_value_t = CpuArg::Default)]
+    pub(crate) cpu: CpuArg,
     /// Which devices the PC has: m0 has no APIC and no ACPI.
     #[arg(long, value_enum, default_value_t = MachineArg::M1)]
     pub(crate) machine: MachineArg,
@@ -55,6 +58,9 @@ pub(crate) struct Args {
     /// How often the dbt engine interprets a block before it translates it; "never" interprets all.
     #[arg(long, value_name = "TIMES", default_value = "16", value_parser = threshold)]
     pub(crate) translate_after: Threshold,
+    /// Give the PC the device that kvm-unit-tests prods it with.
+    #[arg(long)]
+    pub(crate) test_device: bool,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
@@ -101,6 +107,17 @@ pub(crate) enum EngineArg {
     Dbt,
     /// The host's KVM.
     Kvm,
+}
+
+/// The processors by their option values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CpuArg {
+    /// What costs a guest nothing to ignore.
+    Default,
+    /// All that is implemented: with SMAP, protection keys, 5-level paging, MTRRs, SHA.
+    Max,
+    /// All that is implemented, by Intel's rules where AMD's differ.
+    MaxIntel,
 }
 
 /// The machines by their option values.

@@ -16,12 +16,12 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
-    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine, Lockstep,
-    StartState, acpi_tables,
+    Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
+    Lockstep, StartState, acpi_tables,
 };
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, EngineArg, Flavour, MachineArg};
+use args::{Args, Check, CpuArg, EngineArg, Flavour, MachineArg};
 use console::Console;
 use session::Session;
 
@@ -90,6 +90,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             ram: args.memory << 20,
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
+            test_device: args.test_device,
             console,
         })
     };
@@ -97,7 +98,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
         Some(Check::Lockstep) => {
             let twin = kernel::allocate_ram(args.memory << 20)?;
             kernel::load(&twin, &guest)?;
-            let reference = (DbtEngine::new(&twin, &start, chipset)?, twin);
+            let reference = (DbtEngine::new(&twin, &start, chipset, model(args))?, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
             let board = board(Box::new(std::io::sink()));
@@ -137,7 +138,7 @@ fn translating(
     start: &StartState,
     chipset: Chipset,
 ) -> anyhow::Result<DbtEngine> {
-    let mut engine = DbtEngine::new(ram, start, chipset)?;
+    let mut engine = DbtEngine::new(ram, start, chipset, model(args))?;
     engine.set_translation(args.translate_after.0);
     Ok(engine)
 }
@@ -218,6 +219,14 @@ fn choice(engine: EngineArg) -> EngineChoice {
         EngineArg::Auto => EngineChoice::Auto,
         EngineArg::Dbt => EngineChoice::Dbt,
         EngineArg::Kvm => EngineChoice::Kvm,
+    }
+}
+
+fn model(args: &Args) -> CpuModel {
+    match args.cpu {
+        CpuArg::Default => CpuModel::Default,
+        CpuArg::Max => CpuModel::Max,
+        CpuArg::MaxIntel => CpuModel::MaxIntel,
     }
 }
 

@@ -11,8 +11,8 @@ mod tests;
 use std::fmt;
 
 use pc_devices::{
-    AcpiPm, BootTimer, Button, DebugConsole, DebugExit, I8042, I8254, Mc146818, MemorySize,
-    ResetControl, SystemControlA, TimerWidth,
+    AcpiPm, BootTimer, Button, DebugConsole, DebugExit, FwCfg, I8042, I8254, Mc146818, MemorySize,
+    ResetControl, SystemControlA, TestDevice, TimerWidth,
 };
 use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
 use vm_device::bus::{PioAddress, PioBus};
@@ -50,6 +50,8 @@ pub struct BoardConfig {
     pub unix_seconds: i64,
     /// How long an instruction takes, in nanoseconds; not zero.
     pub ns_per_instruction: u64,
+    /// Whether there is a device for test guests to prod the machine with.
+    pub test_device: bool,
     /// Where the serial line writes to.
     pub console: Console,
 }
@@ -104,6 +106,8 @@ pub struct Board {
     debug_exit: DebugExit,
     boot_timer: BootTimer,
     debug_console: DebugConsole,
+    fw_cfg: FwCfg,
+    test_device: Option<TestDevice>,
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
@@ -139,7 +143,7 @@ impl Board {
         });
         let mut board = Self {
             chipset: config.chipset,
-            ports: ports::port_bus(config.chipset),
+            ports: ports::port_bus(config.chipset, config.test_device),
             interrupts: Interrupts::new(config.chipset),
             pit: I8254::new(),
             rtc,
@@ -150,6 +154,8 @@ impl Board {
             debug_exit: DebugExit::default(),
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
+            fw_cfg: fw_cfg(config.ram),
+            test_device: config.test_device.then(TestDevice::new),
             pci: pci_bus(),
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
@@ -244,10 +250,10 @@ impl Board {
             .filter(|(_, exits)| exits.reads + exits.writes > 0)
     }
 
-    /// Levels of the ISA interrupt lines, bit `n` for IRQ `n`: for engines whose interrupt
-    /// controllers are not the board's.
+    /// Levels of the global system interrupts, bit `n` for interrupt `n`: for engines whose
+    /// interrupt controllers are not the board's.
     #[must_use]
-    pub fn lines(&self) -> u16 {
+    pub fn lines(&self) -> u32 {
         self.interrupts.lines()
     }
 
@@ -266,6 +272,23 @@ impl Board {
     fn device_at(&self, port: u16) -> Device {
         let found = self.ports.device(PioAddress(port));
         found.map_or(Device::UnassignedPort, |(_, &device)| device)
+    }
+
+    fn other_memory_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            data.fill(0xff);
+            return self.count(Device::UnassignedMemory, false);
+        };
+        device.read_memory(offset, data);
+        self.count(Device::Test, false);
+    }
+
+    fn other_memory_write(&mut self, gpa: u64, data: &[u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            return self.count(Device::UnassignedMemory, true);
+        };
+        device.write_memory(offset, data);
+        self.count(Device::Test, true);
     }
 
     /// Brings a device to the present, so that it answers for it.
@@ -313,12 +336,13 @@ impl Board {
 
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
-        let lines = u16::from(self.pit.irq())
-            | u16::from(self.kbc.keyboard_irq()) << 1
-            | u16::from(self.com1.level()) << 4
-            | u16::from(self.rtc.irq()) << 8
-            | u16::from(self.pm.sci()) << SCI
-            | u16::from(self.kbc.mouse_irq()) << 12;
+        let lines = u32::from(self.pit.irq())
+            | u32::from(self.kbc.keyboard_irq()) << 1
+            | u32::from(self.com1.level()) << 4
+            | u32::from(self.rtc.irq()) << 8
+            | u32::from(self.pm.sci()) << SCI
+            | u32::from(self.kbc.mouse_irq()) << 12
+            | self.test_device.as_ref().map_or(0, TestDevice::lines);
         self.interrupts.set_lines(lines);
         self.note_outcome();
         let lapic = self
@@ -369,6 +393,12 @@ impl PortIo for Board {
             Device::DebugExit => self.debug_exit.read(port, data),
             Device::BootTimer => self.boot_timer.read(port, data),
             Device::DebugConsole => self.debug_console.read(port, data),
+            Device::FwCfg => self.fw_cfg.read(port, data),
+            Device::Test => {
+                if let Some(device) = &mut self.test_device {
+                    device.read(port, data);
+                }
+            }
             Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
             _ => data.fill(0xff),
         }
@@ -393,6 +423,12 @@ impl PortIo for Board {
             Device::DebugExit => self.debug_exit.write(port, data),
             Device::BootTimer => self.boot_timer.write(port, data),
             Device::DebugConsole => self.debug_console.write(port, data),
+            Device::FwCfg => self.fw_cfg.write(port, data),
+            Device::Test => {
+                if let Some(device) = &mut self.test_device {
+                    device.write(port, data);
+                }
+            }
             Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
             _ => {}
         }
@@ -405,8 +441,7 @@ impl PortIo for Board {
 impl Mmio for Board {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            self.count(Device::UnassignedMemory, false);
-            return data.fill(0xff);
+            return self.other_memory_read(gpa, data);
         };
         let device = device_of(window);
         self.count(device, false);
@@ -418,7 +453,7 @@ impl Mmio for Board {
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.count(Device::UnassignedMemory, true);
+            return self.other_memory_write(gpa, data);
         };
         let device = device_of(window);
         self.count(device, true);
@@ -441,6 +476,11 @@ impl InterruptSource for Board {
         self.interrupts
             .lapic_mut()
             .is_some_and(apic::LocalApic::take_nmi)
+    }
+
+    fn apic_enabled(&mut self) -> bool {
+        let lapic = self.interrupts.lapic();
+        lapic.is_none_or(apic::LocalApic::is_enabled)
     }
 
     fn task_priority(&mut self) -> u8 {
@@ -501,6 +541,15 @@ impl Clock for Board {
     }
 }
 
+/// What firmware is told: one processor, and how much RAM.
+fn fw_cfg(ram: u64) -> FwCfg {
+    let mut device = FwCfg::new();
+    device.insert(FwCfg::RAM_SIZE, ram.to_le_bytes().to_vec());
+    device.insert(FwCfg::PROCESSORS, 1u16.to_le_bytes().to_vec());
+    device.insert(FwCfg::MAX_PROCESSORS, 1u16.to_le_bytes().to_vec());
+    device
+}
+
 /// The bus with nothing but the host bridge that every PC has at 00:00.0.
 fn pci_bus() -> Bus<ConfigSpace> {
     let bridge = ConfigSpace::new(Header {
@@ -514,6 +563,13 @@ fn pci_bus() -> Bus<ConfigSpace> {
     let place = Bdf::new(0, 0, 0).expect("device 0, function 0");
     bus.insert(place, bridge).expect("the bus is empty");
     bus
+}
+
+/// The test device, if it answers at `gpa`, and at which offset.
+fn test_memory(device: &mut Option<TestDevice>, gpa: u64) -> Option<(&mut TestDevice, u64)> {
+    let offset = gpa.checked_sub(TestDevice::MEMORY)?;
+    let device = device.as_mut()?;
+    (offset < TestDevice::MEMORY_LENGTH).then_some((device, offset))
 }
 
 fn device_of(window: Window) -> Device {

@@ -22,6 +22,18 @@ pub struct DbtEngine {
     busy: Duration,
 }
 
+/// How much of the processor guests are told of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CpuModel {
+    /// What costs a guest nothing to ignore.
+    #[default]
+    Default,
+    /// All that is implemented.
+    Max,
+    /// All that is implemented, of a processor that follows Intel's rules where AMD's differ.
+    MaxIntel,
+}
+
 /// What a run cost.
 #[derive(Clone, Copy, Debug)]
 pub struct DbtCost {
@@ -47,9 +59,14 @@ impl DbtEngine {
         ram: &GuestMemoryMmap,
         start: &StartState,
         chipset: Chipset,
+        model: CpuModel,
     ) -> Result<Self, EngineError> {
         let ram = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
-        let cpuid = Cpuid::new(Vendor::Amd, features(chipset), TSC_HZ);
+        let vendor = match model {
+            CpuModel::Default | CpuModel::Max => Vendor::Amd,
+            CpuModel::MaxIntel => Vendor::Intel,
+        };
+        let cpuid = Cpuid::new(vendor, features(chipset, model), TSC_HZ);
         let mut cpu = Cpu::new(cpuid, ram).map_err(EngineError::Stubs)?;
         let state = state(start, &cpu.state());
         cpu.set_state(&state);
@@ -127,8 +144,11 @@ impl DbtEngine {
 }
 
 /// What the machine can support.
-fn features(chipset: Chipset) -> Features {
-    let all = Features::DEFAULT;
+fn features(chipset: Chipset, model: CpuModel) -> Features {
+    let all = match model {
+        CpuModel::Default => Features::DEFAULT,
+        CpuModel::Max | CpuModel::MaxIntel => Features::ALL,
+    };
     match chipset {
         Chipset::M1 => all,
         Chipset::M0 => Features {
@@ -156,6 +176,7 @@ fn state(start: &StartState, reset: &State) -> State {
         ..Registers::default()
     };
     let gpr = &mut state.registers.gpr;
+    gpr[0] = start.rax;
     (gpr[2], gpr[3], gpr[4], gpr[6]) = (start.rdx, start.rbx, start.rsp, start.rsi);
     state
 }

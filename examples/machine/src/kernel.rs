@@ -1,5 +1,5 @@
-//! Loading a kernel: a Linux bzImage or a 64-bit ELF image, its command line, initial RAM disk and
-//! the tables that the boot protocols ask for.
+//! Loading a kernel: a Linux bzImage, a 64-bit ELF image or a Multiboot image, its command line,
+//! initial RAM disk and the tables that the boot protocols ask for.
 //!
 //! References: Linux Documentation/arch/x86/boot.rst and zero-page.rst (boot protocol 2.15); Xen
 //! docs/misc/pvh.pandoc.
@@ -7,6 +7,7 @@
 mod boot_data;
 mod bzimage;
 mod elf;
+mod multiboot;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -63,7 +64,7 @@ pub enum LoadError {
         source: io::Error,
     },
     /// Neither boot sector nor ELF header.
-    #[error("{name} is neither a Linux bzImage nor a 64-bit x86 ELF kernel")]
+    #[error("{name} is neither a Linux bzImage nor a 64-bit x86 ELF kernel nor a Multiboot image")]
     NotAKernel {
         /// The image.
         name: String,
@@ -197,6 +198,8 @@ pub fn load(ram: &Ram, guest: &Guest<'_>) -> Result<StartState, LoadError> {
         bzimage::load(ram, guest)
     } else if elf::is_elf_kernel(&guest.kernel.bytes) {
         elf::load(ram, guest)
+    } else if multiboot::is_multiboot(&guest.kernel.bytes) {
+        multiboot::load(ram, guest)
     } else {
         Err(LoadError::NotAKernel {
             name: guest.kernel.name.clone(),

@@ -41,7 +41,7 @@ pub struct KvmEngine {
     vm: VmFd,
     controllers: Controllers,
     started: Instant,
-    lines: u16,
+    lines: u32,
     // Keeps the guest's memory mapped as long as the virtual machine uses it.
     _ram: Ram,
 }
@@ -165,14 +165,14 @@ impl KvmEngine {
 
     /// Passes changed interrupt lines to KVM's controllers. KVM routes each to the 8259A and to
     /// the I/O APIC.
-    fn drive_lines(&mut self, lines: u16) -> Result<(), EngineError> {
+    fn drive_lines(&mut self, lines: u32) -> Result<(), EngineError> {
         // The timer is KVM's own.
         let lines = lines & !1;
         let changed = self.lines ^ lines;
-        for irq in (0..16u16).filter(|irq| changed & 1 << irq != 0) {
+        for irq in (0..24u32).filter(|irq| changed & 1 << irq != 0) {
             let level = lines & 1 << irq != 0;
             self.vm
-                .set_irq_line(irq.into(), level)
+                .set_irq_line(irq, level)
                 .map_err(failed("drive an interrupt line"))?;
         }
         self.lines = lines;

@@ -25,6 +25,9 @@ pub const ZERO_PAGE: u64 = 0x7000;
 pub const BOOT_PAGE_TABLES: u64 = 0x9000;
 /// The kernel command line.
 pub const COMMAND_LINE: u64 = 0x2_0000;
+/// Multiboot information, its module list, its memory map, and a page further the command line:
+/// above where small kernels lie.
+pub const MULTIBOOT_INFO: u64 = 0x8_0000;
 /// Longest command line in bytes, without its terminating zero.
 pub const COMMAND_LINE_MAX: usize = 0xffff;
 

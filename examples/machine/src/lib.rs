@@ -16,7 +16,7 @@ pub use acpi::acpi_tables;
 pub use board::{
     APIC_TIMER_HZ, Board, BoardConfig, Chipset, Console, Device, Exits, Outcome, TSC_HZ,
 };
-pub use dbt::{DbtCost, DbtEngine};
+pub use dbt::{CpuModel, DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
 pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;

@@ -1,6 +1,6 @@
 //! The processor state in which each kind of guest is entered, as plain data for any engine.
 
-use crate::layout::{BOOT_GDT, BOOT_PAGE_TABLES, PVH_START_INFO, ZERO_PAGE};
+use crate::layout::{BOOT_GDT, BOOT_PAGE_TABLES, MULTIBOOT_INFO, PVH_START_INFO, ZERO_PAGE};
 
 /// A segment register with its hidden part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,9 @@ pub struct DescriptorTable {
 pub struct StartState {
     /// First instruction, relative to CS.
     pub rip: u64,
-    /// PVH: start information.
+    /// Multiboot: its magic number.
+    pub rax: u64,
+    /// PVH and Multiboot: start information.
     pub rbx: u64,
     /// After reset: the processor's signature.
     pub rdx: u64,
@@ -96,6 +98,18 @@ impl StartState {
         }
     }
 
+    /// The Multiboot entry: 32-bit protected mode, paging off, EBX at the boot information
+    /// (Multiboot Specification 0.6.96, 3.2).
+    #[must_use]
+    pub fn multiboot(entry: u64) -> Self {
+        Self {
+            rip: entry,
+            rax: MULTIBOOT_MAGIC,
+            rbx: MULTIBOOT_INFO,
+            ..Self::flat_32()
+        }
+    }
+
     /// Real mode at `segment:offset`, as firmware enters a boot sector.
     #[must_use]
     pub fn real_mode(segment: u16, offset: u16) -> Self {
@@ -144,6 +158,7 @@ impl StartState {
     fn flat_32() -> Self {
         Self {
             rip: 0,
+            rax: 0,
             rbx: 0,
             rdx: 0,
             rsi: 0,
@@ -201,6 +216,7 @@ const REAL_MODE: Segment = Segment {
     limit: 0xffff,
     access: 0x93,
 };
+const MULTIBOOT_MAGIC: u64 = 0x2bad_b002;
 const CR0_PE: u64 = 1 << 0;
 const CR0_ET: u64 = 1 << 4;
 const CR0_NE: u64 = 1 << 5;

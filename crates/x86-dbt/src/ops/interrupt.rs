@@ -2,7 +2,9 @@
 
 use super::selector::{code_of, is_null, null_stack};
 use super::task::Switch;
-use crate::cpu::{CR4_VME, Cpu, DR7_FIXED, EVENT_BREAK, EVENT_POLL, EVENT_SHUTDOWN, Mode};
+use crate::cpu::{
+    CR4_VME, Cpu, DR7_FIXED, EVENT_BREAK, EVENT_POLL, EVENT_SHUTDOWN, EVENT_TRAP, Mode,
+};
 use crate::decode::Op;
 use crate::exception::{Exception, GP0, Result, SS0, Vector, gp, np};
 use crate::flags::{self, IF, NT, OF, RF, TF, VM};
@@ -312,7 +314,7 @@ impl Cpu {
         };
         self.deliver(p, event)?;
         self.next_rip = self.rip;
-        self.step_suppressed = true;
+        self.stepping = false;
         Ok(())
     }
 
@@ -380,8 +382,9 @@ pub(crate) fn into(cpu: &mut Cpu, p: &mut dyn Platform, _: &Op) -> Result {
     cpu.software_interrupt(p, Vector::Overflow as u8, Origin::Software)
 }
 
-/// INT1: #DB without a privilege check and without touching DR6.
+/// INT1: #DB without a privilege check and without touching DR6. It reports a data breakpoint that MOV SS has held back.
 pub(crate) fn int1(cpu: &mut Cpu, p: &mut dyn Platform, _: &Op) -> Result {
+    cpu.events &= !EVENT_TRAP;
     cpu.dr[7] = cpu.dr[7] & !(1 << 13) | DR7_FIXED;
     cpu.software_interrupt(p, Vector::Debug as u8, Origin::Trap)
 }

@@ -1,11 +1,11 @@
 //! SYSCALL, SYSRET, SYSENTER, SYSEXIT. AMD APM volume 3; Intel SDM volume 2.
 
 use crate::alu::Width;
-use crate::cpu::{Cpu, EFER_SCE, EVENT_BREAK, EVENT_POLL, Mode};
+use crate::cpu::{Cpu, DR6_SINGLE_STEP, EFER_SCE, EVENT_BREAK, EVENT_POLL, EVENT_TRAP, Mode};
 use crate::cpuid::Vendor;
 use crate::decode::Op;
 use crate::exception::{GP0, Result, UD};
-use crate::flags::{self, IF, RF, VM};
+use crate::flags::{self, IF, RF, TF, VM};
 use crate::platform::Platform;
 use crate::segment::{BIG, CODE, CS, GRANULAR, LONG, SS, Segment};
 
@@ -24,6 +24,16 @@ impl Cpu {
         self.cpl = cpl;
         self.events |= EVENT_BREAK | EVENT_POLL;
         self.mode_changed();
+    }
+
+    /// In long mode the TF that SYSCALL and SYSRET leave traps behind themselves, not the one they found (Linux,
+    /// `arch/x86/entry/entry_64.S`, on returning with TF; kvm-unit-tests, syscall).
+    fn step_by_new_flags(&mut self) {
+        self.stepping = false;
+        if self.flags & TF != 0 {
+            self.note_debug_condition(DR6_SINGLE_STEP);
+            self.events |= EVENT_TRAP;
+        }
     }
 }
 
@@ -52,6 +62,7 @@ pub(crate) fn syscall(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
     };
     cpu.flags = cpu.flags & !(cpu.msr.fmask | RF) | flags::FIXED;
     cpu.set_flat(selector, selector.wrapping_add(8), 0, LONG);
+    cpu.step_by_new_flags();
     Ok(())
 }
 
@@ -97,6 +108,7 @@ pub(crate) fn sysret<T: Width>(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> R
         3,
         if to_64_bit { LONG } else { BIG },
     );
+    cpu.step_by_new_flags();
     Ok(())
 }
 

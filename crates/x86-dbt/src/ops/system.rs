@@ -5,9 +5,10 @@ use super::selector::require_protected;
 use crate::alu::Width;
 use crate::cpu::{
     CR0_AM, CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_DE,
-    CR4_FSGSBASE, CR4_LA57, CR4_PAE, CR4_PCE, CR4_TSD, CR4_UMIP, Cpu, EFER_LMA, EFER_LME,
-    EVENT_BREAK, EVENT_HALT, EVENT_POLL, Mode, TableRegister,
+    CR4_FSGSBASE, CR4_LA57, CR4_PAE, CR4_PCE, CR4_TSD, CR4_UMIP, Cpu, DR6_DETECTED, EFER_LMA,
+    EFER_LME, EVENT_BREAK, EVENT_HALT, EVENT_POLL, Mode, TableRegister,
 };
+use crate::cpuid::EDX_APIC;
 use crate::decode::Op;
 use crate::exception::{DB, GP0, Result, UD};
 use crate::platform::Platform;
@@ -266,7 +267,7 @@ pub(crate) fn load_table<const INTERRUPT: bool>(
     let at = offset.wrapping_add(2) & op.address_mask;
     let base = if cpu.code_bits == 64 {
         let base: u64 = cpu.read(p, op.segment, at)?;
-        if !cpu.is_canonical(base) {
+        if !cpu.is_canonical_base(base) {
             return Err(GP0);
         }
         base
@@ -334,7 +335,7 @@ fn debug_register(cpu: &mut Cpu, number: u8) -> Result<usize> {
     };
     require_ring0(cpu)?;
     if cpu.dr[7] & (1 << 13) != 0 {
-        cpu.dr[6] |= 1 << 13;
+        cpu.note_debug_condition(DR6_DETECTED);
         return Err(DB);
     }
     Ok(usize::from(number))
@@ -409,9 +410,13 @@ pub(crate) fn rdpmc(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
     Err(GP0)
 }
 
-/// CPUID.
-pub(crate) fn cpuid(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
-    let leaf = cpu.cpuid.leaf(cpu.reg(0), cpu.reg(1), cpu.cr4);
+/// CPUID. The APIC's bit follows its enable bit. Intel SDM volume 3, 11.4.3.
+pub(crate) fn cpuid(cpu: &mut Cpu, p: &mut dyn Platform, _: &Op) -> Result {
+    let number = cpu.reg(0);
+    let mut leaf = cpu.cpuid.leaf(number, cpu.reg(1), cpu.cr4);
+    if matches!(number, 1 | 0x8000_0001) && !p.apic_enabled() {
+        leaf[3] &= !EDX_APIC;
+    }
     for (register, value) in [0, 3, 1, 2].into_iter().zip(leaf) {
         cpu.set_reg(register, value);
     }
@@ -450,7 +455,7 @@ pub(crate) fn write_base<T: Width, const GS_BASE: bool>(
 ) -> Result {
     require_fsgsbase(cpu)?;
     let base = cpu.reg::<T>(op.r0).to_u64();
-    if !cpu.is_canonical(base) {
+    if !cpu.is_canonical_base(base) {
         return Err(GP0);
     }
     cpu.seg[usize::from(if GS_BASE { GS } else { FS })].base = base;

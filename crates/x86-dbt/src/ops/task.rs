@@ -1,7 +1,7 @@
 //! Task switches. Intel SDM volume 3, chapter 7.
 
 use super::selector::{code_of, is_null, rpl, v86_segment};
-use crate::cpu::{CR0_PG, CR0_TS, Cpu, EVENT_BREAK, EVENT_POLL, EVENT_TRAP};
+use crate::cpu::{CR0_PG, CR0_TS, Cpu, DR6_TASK_SWITCH, EVENT_BREAK, EVENT_POLL, EVENT_TRAP};
 use crate::exception::{Exception, Result, gp, np, ss, ts};
 use crate::flags::{self, NT, VM};
 use crate::platform::Platform;
@@ -194,7 +194,7 @@ impl Cpu {
         self.load_task_ldt(p, image.ldt)?;
         self.load_task_segments(p, image)?;
         if image.trap {
-            self.dr[6] |= 1 << 15;
+            self.note_debug_condition(DR6_TASK_SWITCH);
             self.events |= EVENT_TRAP;
         }
         self.events |= EVENT_BREAK | EVENT_POLL;
@@ -303,6 +303,9 @@ impl Cpu {
         let mut segment = descriptor.segment(selector);
         if self.is_long() {
             segment.base |= self.high_half(p, selector)? << 32;
+            if !self.is_canonical_base(segment.base) {
+                return Err(gp(code_of(selector)));
+            }
         }
         let at = self
             .descriptor_address(selector, 8)
@@ -336,6 +339,9 @@ impl Cpu {
         let mut segment = descriptor.segment(selector);
         if self.is_long() {
             segment.base |= self.high_half(p, selector)? << 32;
+            if !self.is_canonical_base(segment.base) {
+                return Err(gp(code_of(selector)));
+            }
         }
         segment.attributes |= PRESENT;
         self.ldtr = segment;

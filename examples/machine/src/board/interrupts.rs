@@ -11,7 +11,7 @@ use crate::layout::{IOAPIC, SCI};
 pub(super) struct Interrupts {
     pub(super) pic: I8259Pair,
     apics: Option<Apics>,
-    lines: u16,
+    lines: u32,
     requested: bool,
 }
 
@@ -48,13 +48,15 @@ impl Interrupts {
         }
     }
 
-    /// Drives the ISA interrupt lines; bit `n` is IRQ `n`.
-    pub(super) fn set_lines(&mut self, lines: u16) {
+    /// Drives the global system interrupts; the first 16 are the ISA lines.
+    pub(super) fn set_lines(&mut self, lines: u32) {
         let changed = self.lines ^ lines;
         self.lines = lines;
-        for irq in (0..16).filter(|irq| changed & 1 << irq != 0) {
+        for irq in (0..24).filter(|irq| changed & 1 << irq != 0) {
             let level = lines & 1 << irq != 0;
-            self.pic.set_line(irq, level);
+            if irq < 16 {
+                self.pic.set_line(irq, level);
+            }
             if let Some(apics) = &mut self.apics {
                 apics.ioapic.set_line(pin_of(irq), level);
             }
@@ -62,7 +64,7 @@ impl Interrupts {
         self.settle();
     }
 
-    pub(super) fn lines(&self) -> u16 {
+    pub(super) fn lines(&self) -> u32 {
         self.lines
     }
 

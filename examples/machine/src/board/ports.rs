@@ -5,8 +5,8 @@ use vm_device::bus::{PioAddress, PioBus, PioRange};
 use super::Chipset;
 use crate::layout::{ACPI_PM, COM1};
 use pc_devices::{
-    AcpiPm, BootTimer, DebugConsole, DebugExit, I8042, I8254, I8259Pair, Mc146818, ResetControl,
-    SystemControlA,
+    AcpiPm, BootTimer, DebugConsole, DebugExit, FwCfg, I8042, I8254, I8259Pair, Mc146818,
+    ResetControl, SystemControlA, TestDevice,
 };
 
 /// A device of the board, as the table of exits names it.
@@ -34,8 +34,12 @@ pub enum Device {
     BootTimer,
     /// The debug console.
     DebugConsole,
+    /// The firmware configuration device.
+    FwCfg,
     /// PCI configuration mechanism #1.
     PciConfig,
+    /// The device for test guests.
+    Test,
     /// The local APIC.
     LocalApic,
     /// The I/O APIC.
@@ -48,7 +52,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -60,7 +64,9 @@ impl Device {
         Self::DebugExit,
         Self::BootTimer,
         Self::DebugConsole,
+        Self::FwCfg,
         Self::PciConfig,
+        Self::Test,
         Self::LocalApic,
         Self::IoApic,
         Self::UnassignedPort,
@@ -82,7 +88,9 @@ impl Device {
             Self::DebugExit => "debug exit",
             Self::BootTimer => "boot timer",
             Self::DebugConsole => "debug console",
+            Self::FwCfg => "fw_cfg",
             Self::PciConfig => "PCI configuration",
+            Self::Test => "test device",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
             Self::UnassignedPort => "no device (port)",
@@ -92,7 +100,7 @@ impl Device {
 }
 
 /// The port space of `chipset`.
-pub(super) fn port_bus(chipset: Chipset) -> PioBus<Device> {
+pub(super) fn port_bus(chipset: Chipset, test_device: bool) -> PioBus<Device> {
     let mut bus = PioBus::new();
     let pm: &[(u16, u16)] = &[(ACPI_PM, AcpiPm::LENGTH)];
     let com1: &[(u16, u16)] = &[(COM1, 8)];
@@ -112,6 +120,10 @@ pub(super) fn port_bus(chipset: Chipset) -> PioBus<Device> {
     register(DebugExit::PORTS, Device::DebugExit);
     register(BootTimer::PORTS, Device::BootTimer);
     register(DebugConsole::PORTS, Device::DebugConsole);
+    register(FwCfg::PORTS, Device::FwCfg);
+    if test_device {
+        register(TestDevice::PORTS, Device::Test);
+    }
     if chipset == Chipset::M1 {
         register(pm, Device::AcpiPm);
         register(ResetControl::PORTS, Device::ResetControl);

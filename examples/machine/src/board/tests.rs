@@ -24,6 +24,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         ram: 128 << 20,
         unix_seconds: 1_000_000_000,
         ns_per_instruction: 10,
+        test_device: false,
         console: Box::new(output.clone()),
     });
     (board, output)
@@ -83,7 +84,8 @@ fn the_timer_interrupts_at_its_deadline_in_both_chipsets() {
                 ticks += 1;
             }
         }
-        assert_eq!(ticks, 99, "{chipset:?}: the hundredth is 16 us late");
+        // The edge of programming the timer waits; of the hundred behind it the last is 16 us late.
+        assert_eq!(ticks, 100, "{chipset:?}");
         assert!(retired > 99_000_000);
     }
 }

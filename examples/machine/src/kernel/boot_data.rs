@@ -49,6 +49,11 @@ impl BootData {
         }
     }
 
+    /// Where the RAM disk goes.
+    pub(super) fn initrd(&self) -> u64 {
+        self.initrd
+    }
+
     pub(super) fn too_little_memory(&self) -> LoadError {
         LoadError::TooLittleMemory {
             needed: self.needed,
@@ -175,7 +180,8 @@ pub(super) fn low_ram(ram: &Ram) -> u64 {
     total(ram).min(LOW_RAM_END)
 }
 
-fn total(ram: &Ram) -> u64 {
+/// Bytes of RAM.
+pub(super) fn total(ram: &Ram) -> u64 {
     ram.iter().map(GuestMemoryRegion::len).sum()
 }
 

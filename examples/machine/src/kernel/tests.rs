@@ -151,12 +151,71 @@ fn pvh_start_information_names_command_line_module_and_map() {
 
 #[test]
 fn what_is_no_kernel_is_named_so() {
-    let text = "image is neither a Linux bzImage nor a 64-bit x86 ELF kernel";
+    let text = "image is neither a Linux bzImage nor a 64-bit x86 ELF kernel nor a Multiboot image";
     assert_eq!(refusal(64 << 20, vec![]), text);
     assert_eq!(refusal(64 << 20, vec![0xcc; 5000]), text);
     let mut elf_32 = elf(&[]);
     elf_32[4] = 1;
     assert_eq!(refusal(64 << 20, elf_32), text);
+}
+
+/// A Multiboot header with `flags` and `addresses`, and 32 bytes of code behind it.
+fn multiboot(flags: u32, addresses: &[u32]) -> Vec<u8> {
+    let checksum = 0x1bad_b002_u32.wrapping_add(flags).wrapping_neg();
+    let words = [0x1bad_b002, flags, checksum];
+    let header = words.iter().chain(addresses).copied();
+    let mut bytes: Vec<u8> = header.flat_map(u32::to_le_bytes).collect();
+    bytes.extend([0xf4; 32]);
+    bytes
+}
+
+#[test]
+fn a_multiboot_image_goes_where_its_header_says() {
+    let ram = allocate_ram(64 << 20).unwrap();
+    // Header, load, end of data, end of bss, entry.
+    let addresses = [0x10_0010, 0x10_0010, 0x10_0050, 0x10_0100, 0x10_0030];
+    let kernel = image(multiboot(1 << 16, &addresses));
+    let start = load(
+        &ram,
+        &Guest {
+            initrd: Some(b"module"),
+            command_line: "a b",
+            ..guest(&kernel)
+        },
+    )
+    .unwrap();
+    let read = |at: u64| ram.read_obj::<u32>(GuestAddress(at)).unwrap();
+    assert_eq!((start.rip, start.rax), (0x10_0030, 0x2bad_b002));
+    assert_eq!(read(0x10_0010), 0x1bad_b002);
+    assert_eq!(read(0x10_0030), 0xf4f4_f4f4);
+    let information = layout::MULTIBOOT_INFO;
+    assert_eq!(read(information), 0b10_0100_1101);
+    assert_eq!(read(information + 8), 63 << 10, "KiB above 1 MiB");
+    let mut text = [0; 10];
+    ram.read_slice(&mut text, GuestAddress(read(information + 16).into()))
+        .unwrap();
+    assert_eq!(&text, b"image a b\0");
+    let module = u64::from(read(u64::from(read(information + 24))));
+    ram.read_slice(&mut text[..6], GuestAddress(module))
+        .unwrap();
+    assert_eq!(&text[..6], b"module");
+}
+
+#[test]
+fn a_multiboot_image_that_lies_is_refused() {
+    let past_its_end = [0x10_0000, 0x10_0000, 0x20_0000, 0, 0x10_0000];
+    assert_eq!(
+        refusal(64 << 20, multiboot(1 << 16, &past_its_end)),
+        "image is truncated: 1048576 bytes are needed, 64 are there"
+    );
+    let header_before_the_load = [0x10_0000, 0x20_0000, 0, 0, 0];
+    let text = refusal(64 << 20, multiboot(1 << 16, &header_before_the_load));
+    assert!(text.contains("nor a Multiboot image"), "{text}");
+    let beyond_ram = [0x800_0000, 0x800_0000, 0, 0, 0x800_0000];
+    let text = refusal(64 << 20, multiboot(1 << 16, &beyond_ram));
+    assert!(text.contains("too little"), "{text}");
+    let neither_elf_nor_addressed = refusal(64 << 20, multiboot(0, &[]));
+    assert!(neither_elf_nor_addressed.contains("nor a Multiboot"));
 }
 
 #[test]

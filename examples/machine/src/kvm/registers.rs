@@ -24,6 +24,7 @@ pub(super) fn set(vcpu: &VcpuFd, start: &StartState) -> Result<(), EngineError> 
         .map_err(failed("set system registers"))?;
     let regs = kvm_regs {
         rip: start.rip,
+        rax: start.rax,
         rbx: start.rbx,
         rdx: start.rdx,
         rsi: start.rsi,

@@ -47,6 +47,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,
+        test_device: false,
         console: Box::new(output.clone()),
     });
     let stop = engine.run(&mut board, Duration::from_secs(20)).unwrap();
