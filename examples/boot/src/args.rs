@@ -16,6 +16,9 @@ pub(crate) struct Args {
     /// A kernel of your own: a Linux bzImage, a 64-bit ELF kernel, or a Multiboot image.
     #[arg(long, value_name = "FILE")]
     pub(crate) kernel: Option<PathBuf>,
+    /// Firmware to start instead of a kernel, such as SeaBIOS; its debug console is shown.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline", "run", "write_initrd"])]
+    pub(crate) firmware: Option<PathBuf>,
     /// An initial RAM disk for it.
     #[arg(long, value_name = "FILE")]
     pub(crate) initrd: Option<PathBuf>,

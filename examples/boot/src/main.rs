@@ -5,6 +5,7 @@ mod console;
 mod debian;
 mod embedded;
 mod initramfs;
+mod payload;
 mod report;
 mod session;
 
@@ -12,17 +13,17 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use clap::Parser;
-use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
     Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
-    Lockstep, StartState, acpi_tables,
+    Lockstep, StartState,
 };
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, CpuArg, EngineArg, Flavour, MachineArg};
+use args::{Args, Check, CpuArg, EngineArg, MachineArg};
 use console::Console;
+use payload::Payload;
 use session::Session;
 
 fn main() -> ExitCode {
@@ -48,39 +49,13 @@ fn main() -> ExitCode {
 /// What cannot be started at all: the user's input, or the host's.
 const BAD_INPUT: u8 = 2;
 
-/// A guest before it is loaded.
-struct Payload {
-    kernel: KernelImage,
-    initrd: Option<Vec<u8>>,
-    command_line: String,
-    entry: ElfEntry,
-}
-
 fn prepare(args: &Args) -> anyhow::Result<Session> {
-    let payload = match (&args.kernel, args.guest) {
-        (Some(path), _) => own_guest(args, path)?,
-        (None, Flavour::Embedded) => embedded_guest(args),
-        (None, flavour) => debian_guest(args, flavour)?,
-    };
-    let ram = kernel::allocate_ram(args.memory << 20)?;
+    let payload = Payload::of(args)?;
     let chipset = match args.machine {
         MachineArg::M0 => Chipset::M0,
         MachineArg::M1 => Chipset::M1,
     };
-    let acpi = (chipset == Chipset::M1).then(acpi_tables);
-    let unpacked = if args.no_unpack {
-        None
-    } else {
-        payload.kernel.unpacked()
-    };
-    let guest = Guest {
-        kernel: unpacked.as_ref().unwrap_or(&payload.kernel),
-        initrd: payload.initrd.as_deref(),
-        command_line: &payload.command_line,
-        entry: payload.entry,
-        acpi: acpi.as_deref(),
-    };
-    let start = kernel::load(&ram, &guest)?;
+    let (ram, start) = payload.load(args.memory << 20, chipset)?;
 
     let console = Console::new();
     let unix_seconds = now();
@@ -96,8 +71,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     };
     let engine = match args.check {
         Some(Check::Lockstep) => {
-            let twin = kernel::allocate_ram(args.memory << 20)?;
-            kernel::load(&twin, &guest)?;
+            let (twin, _) = payload.load(args.memory << 20, chipset)?;
             let reference = (DbtEngine::new(&twin, &start, chipset, model(args))?, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
@@ -143,75 +117,11 @@ fn translating(
     Ok(engine)
 }
 
-fn own_guest(args: &Args, path: &Path) -> anyhow::Result<Payload> {
-    let kernel = KernelImage::read(path)?;
-    let initrd = args
-        .initrd
-        .as_ref()
-        .map(|path| kernel::read_file(path))
-        .transpose()?;
-    Ok(Payload {
-        kernel,
-        initrd,
-        command_line: args
-            .cmdline
-            .clone()
-            .unwrap_or_else(|| default_command_line(args)),
-        entry: ElfEntry::Auto,
-    })
-}
-
-fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
-    if args.initrd.is_some() {
-        bail!("--initrd needs --kernel: Debian's kernel comes with a RAM disk made here");
-    }
-    let files = match debian::obtain(flavour) {
-        Ok(files) => files,
-        Err(error) => {
-            eprintln!("boot: cannot get Debian's packages: {error:#}");
-            eprintln!("boot: booting the small guest that is built in instead");
-            return Ok(embedded_guest(args));
-        }
-    };
-    let busybox = std::fs::read(&files.busybox).context("busybox")?;
-    Ok(Payload {
-        kernel: KernelImage::read(&files.kernel)?,
-        initrd: Some(initramfs::build(&busybox, args.run.as_deref())?),
-        command_line: args
-            .cmdline
-            .clone()
-            .unwrap_or_else(|| default_command_line(args)),
-        entry: ElfEntry::Auto,
-    })
-}
-
 fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
     let files = debian::obtain(args.guest)?;
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
     let initrd = initramfs::build(&busybox, args.run.as_deref())?;
     std::fs::write(path, initrd).with_context(|| path.display().to_string())
-}
-
-fn embedded_guest(args: &Args) -> Payload {
-    eprintln!(
-        "guest:   embedded, an integer loop of {} million instructions",
-        embedded::MILLIONS
-    );
-    Payload {
-        kernel: KernelImage {
-            name: "the embedded guest".into(),
-            bytes: embedded::elf(),
-        },
-        initrd: None,
-        command_line: args.cmdline.clone().unwrap_or_default(),
-        entry: ElfEntry::Linux64,
-    }
-}
-
-/// Without the self-tests of the crypto code a boot is a third of the instructions.
-fn default_command_line(args: &Args) -> String {
-    let verbosity = if args.verbose { "" } else { " quiet" };
-    format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1")
 }
 
 fn choice(engine: EngineArg) -> EngineChoice {

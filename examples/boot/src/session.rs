@@ -1,5 +1,6 @@
 //! One run of a guest: time slices, the keyboard, what is waited for, and the verdict.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,8 @@ impl Session {
         let limit = args.timeout.map(Duration::from_secs);
         loop {
             let stop = self.engine.run(&mut self.board, SLICE)?;
+            // A terminal that is gone is no reason to stop the guest.
+            let _ = self.console.write_all(&self.board.take_debug_output());
             if self.console.bytes() > 0 {
                 progress.finish_and_clear();
             } else {

@@ -7,6 +7,7 @@
 mod boot_data;
 mod bzimage;
 mod elf;
+mod firmware;
 mod multiboot;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use linux_loader::loader;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 pub use boot_data::write_boot_tables;
+pub use firmware::load_firmware;
 
 use crate::layout::{HIGH_RAM, LOW_RAM_END};
 use crate::start_state::StartState;
@@ -32,16 +34,20 @@ pub type Ram = GuestMemoryMmap<()>;
 ///
 /// When the host has no such memory, or `size` is zero.
 pub fn allocate_ram(size: u64) -> Result<Ram, LoadError> {
+    Ram::from_ranges(&ranges(size)).map_err(|source| LoadError::Ram { size, source })
+}
+
+/// Where `size` bytes of RAM lie.
+fn ranges(size: u64) -> Vec<(GuestAddress, usize)> {
     let piece =
         |start: u64, size: u64| usize::try_from(size).map(|size| (GuestAddress(start), size));
     let high = size.saturating_sub(LOW_RAM_END);
     let pieces = [piece(0, size.min(LOW_RAM_END)), piece(HIGH_RAM, high)];
-    let ranges: Vec<_> = pieces
+    pieces
         .into_iter()
         .flatten()
         .filter(|&(_, size)| size > 0)
-        .collect();
-    Ram::from_ranges(&ranges).map_err(|source| LoadError::Ram { size, source })
+        .collect()
 }
 
 /// Why a guest cannot be loaded.
@@ -66,6 +72,12 @@ pub enum LoadError {
     /// Neither boot sector nor ELF header.
     #[error("{name} is neither a Linux bzImage nor a 64-bit x86 ELF kernel nor a Multiboot image")]
     NotAKernel {
+        /// The image.
+        name: String,
+    },
+    /// Not a ROM that a PC could start from.
+    #[error("{name} is no firmware: a ROM of whole 64 KiB with a jump 16 bytes before its end")]
+    NotFirmware {
         /// The image.
         name: String,
     },
