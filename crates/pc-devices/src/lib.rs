@@ -3,6 +3,7 @@
 
 mod accesses;
 mod acpi_pm;
+mod ata;
 mod debug;
 mod fw_cfg;
 mod i8042;
@@ -16,6 +17,7 @@ mod test_device;
 
 pub use accesses::Accesses;
 pub use acpi_pm::{AcpiPm, AcpiPmState, Button, TimerWidth};
+pub use ata::{Ata, AtaState, Moved, SECTOR, Sectors};
 pub use debug::{BootTimer, DebugConsole, DebugExit};
 pub use fw_cfg::{FwCfg, FwCfgError, FwCfgState};
 pub use i8042::{I8042, I8042State};
@@ -29,6 +31,8 @@ pub use test_device::TestDevice;
 
 /// The parts of each device's `State` that are structures of their own.
 pub mod state {
+    pub use crate::ata::AtaRegisters;
+    pub use crate::ata::command::{Block, Progress};
     pub use crate::i8254::channel::{ChannelState, Latch};
     pub use crate::i8259::chip::{ChipState, InitStep};
 }

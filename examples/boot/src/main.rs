@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Parser;
+use machine::kernel;
 use machine::{
     Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
     Lockstep, StartState,
@@ -57,6 +58,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     };
     let (ram, start) = payload.load(args.memory << 20, chipset)?;
 
+    let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
     let console = Console::new();
     let unix_seconds = now();
     let board = |console| {
@@ -66,6 +68,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
             test_device: args.test_device,
+            disk: disk.clone(),
             console,
         })
     };

@@ -11,8 +11,8 @@ mod tests;
 use std::fmt;
 
 use pc_devices::{
-    AcpiPm, BootTimer, Button, DebugConsole, DebugExit, FwCfg, I8042, I8254, Mc146818, MemorySize,
-    ResetControl, SystemControlA, TestDevice, TimerWidth,
+    AcpiPm, Ata, BootTimer, Button, DebugConsole, DebugExit, FwCfg, I8042, I8254, Mc146818,
+    MemorySize, ResetControl, SystemControlA, TestDevice, TimerWidth,
 };
 use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
 use vm_device::bus::{PioAddress, PioBus};
@@ -52,6 +52,8 @@ pub struct BoardConfig {
     pub ns_per_instruction: u64,
     /// Whether there is a device for test guests to prod the machine with.
     pub test_device: bool,
+    /// The bytes of a disk on the first ATA channel, if there is one.
+    pub disk: Option<Vec<u8>>,
     /// Where the serial line writes to.
     pub console: Console,
 }
@@ -108,6 +110,7 @@ pub struct Board {
     debug_console: DebugConsole,
     fw_cfg: FwCfg,
     test_device: Option<TestDevice>,
+    disk: Option<Ata<Vec<u8>>>,
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
@@ -143,7 +146,7 @@ impl Board {
         });
         let mut board = Self {
             chipset: config.chipset,
-            ports: ports::port_bus(config.chipset, config.test_device),
+            ports: ports::port_bus(&config),
             interrupts: Interrupts::new(config.chipset),
             pit: I8254::new(),
             rtc,
@@ -156,7 +159,8 @@ impl Board {
             debug_console: DebugConsole::default(),
             fw_cfg: fw_cfg(config.ram),
             test_device: config.test_device.then(TestDevice::new),
-            pci: pci_bus(),
+            pci: pci_bus(config.disk.is_some()),
+            disk: config.disk.map(Ata::new),
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
             clock: InstructionClock::new(config.ns_per_instruction),
@@ -342,6 +346,7 @@ impl Board {
             | u32::from(self.rtc.irq()) << 8
             | u32::from(self.pm.sci()) << SCI
             | u32::from(self.kbc.mouse_irq()) << 12
+            | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
             | self.test_device.as_ref().map_or(0, TestDevice::lines);
         self.interrupts.set_lines(lines);
         self.note_outcome();
@@ -394,6 +399,11 @@ impl PortIo for Board {
             Device::BootTimer => self.boot_timer.read(port, data),
             Device::DebugConsole => self.debug_console.read(port, data),
             Device::FwCfg => self.fw_cfg.read(port, data),
+            Device::Disk => {
+                if let Some(disk) = &mut self.disk {
+                    disk.read(port, data);
+                }
+            }
             Device::Test => {
                 if let Some(device) = &mut self.test_device {
                     device.read(port, data);
@@ -424,6 +434,11 @@ impl PortIo for Board {
             Device::BootTimer => self.boot_timer.write(port, data),
             Device::DebugConsole => self.debug_console.write(port, data),
             Device::FwCfg => self.fw_cfg.write(port, data),
+            Device::Disk => {
+                if let Some(disk) = &mut self.disk {
+                    disk.write(port, data);
+                }
+            }
             Device::Test => {
                 if let Some(device) = &mut self.test_device {
                     device.write(port, data);
@@ -550,18 +565,32 @@ fn fw_cfg(ram: u64) -> FwCfg {
     device
 }
 
-/// The bus with nothing but the host bridge that every PC has at 00:00.0.
-fn pci_bus() -> Bus<ConfigSpace> {
-    let bridge = ConfigSpace::new(Header {
-        // Intel's 440FX, which guests know.
+/// The host bridge that every PC has at 00:00.0, Intel's 440FX, which guests know; for a disk also
+/// its south bridge, the PIIX3, whose IDE function stays at the ports of old.
+fn pci_bus(disk: bool) -> Bus<ConfigSpace> {
+    let intel = |device, class| Header {
         vendor: 0x8086,
-        device: 0x1237,
-        class: [0x06, 0x00, 0x00],
+        device,
+        class,
         ..Header::default()
-    });
+    };
+    let host_bridge = intel(0x1237, [0x06, 0x00, 0x00]);
+    let isa_bridge = Header {
+        multi_function: true,
+        ..intel(0x7000, [0x06, 0x01, 0x00])
+    };
+    let ide = intel(0x7010, [0x01, 0x01, 0x00]);
     let mut bus = Bus::default();
-    let place = Bdf::new(0, 0, 0).expect("device 0, function 0");
-    bus.insert(place, bridge).expect("the bus is empty");
+    let mut insert = |device, function, header| {
+        let place = Bdf::new(0, device, function).expect("a place on bus 0");
+        bus.insert(place, ConfigSpace::new(header))
+            .expect("each function has a place of its own");
+    };
+    insert(0, 0, host_bridge);
+    if disk {
+        insert(1, 0, isa_bridge);
+        insert(1, 1, ide);
+    }
     bus
 }
 

@@ -89,6 +89,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         unix_seconds: 0,
         ns_per_instruction: 1,
         test_device: false,
+        disk: None,
         console: Box::new(std::io::sink()),
     });
     let began = Instant::now();

@@ -3,8 +3,8 @@
 
 use arbitrary::{Result, Unstructured};
 use pc_devices::{
-    AcpiPm, Button, DebugConsole, I8042, I8254, I8259Pair, Mc146818, ResetControl, SystemControlA,
-    TimerWidth,
+    AcpiPm, Ata, Button, DebugConsole, FwCfg, I8042, I8254, I8259Pair, Mc146818, ResetControl,
+    SECTOR, SystemControlA, TestDevice, TimerWidth,
 };
 
 use crate::hostile_state::hostile;
@@ -18,6 +18,9 @@ struct Devices {
     port_92: SystemControlA,
     reset: ResetControl,
     console: DebugConsole,
+    disk: Ata<Vec<u8>>,
+    fw_cfg: FwCfg,
+    test: TestDevice,
     now: u64,
 }
 
@@ -33,6 +36,9 @@ pub fn pc_devices(data: &[u8]) {
         port_92: SystemControlA::default(),
         reset: ResetControl::default(),
         console: DebugConsole::default(),
+        disk: Ata::new(vec![0x5a; 40 * SECTOR]),
+        fw_cfg: FwCfg::new(),
+        test: TestDevice::new(),
         now: 0,
     };
     // Running out of data ends the run.
@@ -64,6 +70,9 @@ impl Devices {
         self.port_92.write(port, data);
         self.reset.write(port, data);
         self.console.write(port, data);
+        self.disk.write(port, data);
+        self.fw_cfg.write(port, data);
+        self.test.write(port, data);
         Ok(())
     }
 
@@ -77,6 +86,9 @@ impl Devices {
         self.pm.read(port, &mut data);
         self.port_92.read(port, &mut data);
         self.reset.read(port, &mut data);
+        self.disk.read(port, &mut data);
+        self.fw_cfg.read(port, &mut data);
+        self.test.read(port, &mut data);
         Ok(())
     }
 
@@ -139,7 +151,14 @@ impl Devices {
     }
 
     fn restore(&mut self, u: &mut Unstructured<'_>) -> Result<()> {
-        match u.int_in_range(0..=4)? {
+        match u.int_in_range(0..=5)? {
+            5 => {
+                let state = hostile(u, &self.disk.state())?;
+                let disk = vec![0; 40 * SECTOR];
+                if let Some(restored) = state.and_then(|state| Ata::restore(disk, state).ok()) {
+                    self.disk = restored;
+                }
+            }
             0 => {
                 let state = hostile(u, &self.pic.state())?;
                 take(&mut self.pic, state);
@@ -173,9 +192,10 @@ fn take<D: TryFrom<S>, S>(device: &mut D, state: Option<S>) {
 
 /// A port of some device, or any.
 fn port(u: &mut Unstructured<'_>) -> Result<u16> {
-    const PORTS: [u16; 20] = [
+    const PORTS: [u16; 32] = [
         0x20, 0x21, 0xa0, 0xa1, 0x4d0, 0x40, 0x41, 0x42, 0x43, 0x61, 0x70, 0x71, 0x60, 0x64, 0x600,
-        0x602, 0x604, 0x608, 0x92, 0xcf9,
+        0x602, 0x604, 0x608, 0x92, 0xcf9, 0x1f0, 0x1f0, 0x1f1, 0x1f2, 0x1f3, 0x1f4, 0x1f5, 0x1f6,
+        0x1f7, 0x3f6, 0x510, 0x2001,
     ];
     if u.ratio(1, 20)? {
         u.arbitrary()

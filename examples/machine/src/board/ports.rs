@@ -2,10 +2,10 @@
 
 use vm_device::bus::{PioAddress, PioBus, PioRange};
 
-use super::Chipset;
+use super::{BoardConfig, Chipset};
 use crate::layout::{ACPI_PM, COM1};
 use pc_devices::{
-    AcpiPm, BootTimer, DebugConsole, DebugExit, FwCfg, I8042, I8254, I8259Pair, Mc146818,
+    AcpiPm, Ata, BootTimer, DebugConsole, DebugExit, FwCfg, I8042, I8254, I8259Pair, Mc146818,
     ResetControl, SystemControlA, TestDevice,
 };
 
@@ -38,6 +38,8 @@ pub enum Device {
     FwCfg,
     /// PCI configuration mechanism #1.
     PciConfig,
+    /// The ATA disk.
+    Disk,
     /// The device for test guests.
     Test,
     /// The local APIC.
@@ -52,7 +54,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -66,6 +68,7 @@ impl Device {
         Self::DebugConsole,
         Self::FwCfg,
         Self::PciConfig,
+        Self::Disk,
         Self::Test,
         Self::LocalApic,
         Self::IoApic,
@@ -90,6 +93,7 @@ impl Device {
             Self::DebugConsole => "debug console",
             Self::FwCfg => "fw_cfg",
             Self::PciConfig => "PCI configuration",
+            Self::Disk => "ATA disk",
             Self::Test => "test device",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
@@ -99,8 +103,8 @@ impl Device {
     }
 }
 
-/// The port space of `chipset`.
-pub(super) fn port_bus(chipset: Chipset, test_device: bool) -> PioBus<Device> {
+/// The port space of a board.
+pub(super) fn port_bus(config: &BoardConfig) -> PioBus<Device> {
     let mut bus = PioBus::new();
     let pm: &[(u16, u16)] = &[(ACPI_PM, AcpiPm::LENGTH)];
     let com1: &[(u16, u16)] = &[(COM1, 8)];
@@ -121,10 +125,13 @@ pub(super) fn port_bus(chipset: Chipset, test_device: bool) -> PioBus<Device> {
     register(BootTimer::PORTS, Device::BootTimer);
     register(DebugConsole::PORTS, Device::DebugConsole);
     register(FwCfg::PORTS, Device::FwCfg);
-    if test_device {
+    if config.disk.is_some() {
+        register(Ata::<Vec<u8>>::PORTS, Device::Disk);
+    }
+    if config.test_device {
         register(TestDevice::PORTS, Device::Test);
     }
-    if chipset == Chipset::M1 {
+    if config.chipset == Chipset::M1 {
         register(pm, Device::AcpiPm);
         register(ResetControl::PORTS, Device::ResetControl);
         // The reset register lies between the address and the data port.

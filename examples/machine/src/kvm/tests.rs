@@ -48,6 +48,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         unix_seconds: 0,
         ns_per_instruction: 1,
         test_device: false,
+        disk: None,
         console: Box::new(output.clone()),
     });
     let stop = engine.run(&mut board, Duration::from_secs(20)).unwrap();
