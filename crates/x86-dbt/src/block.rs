@@ -39,6 +39,8 @@ pub(crate) struct Block {
     valid: Cell<bool>,
     /// How often it was looked up to be run.
     heat: Cell<u32>,
+    /// Instructions that trap so often that translations leave them to the interpreter, a bit each.
+    trapping: Cell<u64>,
     /// Its translations by [`crate::translate::Mode`].
     units: Cell<[Option<UnitId>; MODES]>,
 }
@@ -202,6 +204,16 @@ impl Block {
         self.units.set(units);
     }
 
+    /// Whether translations leave instruction `op` to the interpreter because it traps so often.
+    pub(crate) fn is_trapping(&self, op: usize) -> bool {
+        self.trapping.get() >> op & 1 != 0
+    }
+
+    pub(crate) fn set_trapping(&self, op: usize, trapping: bool) {
+        let others = self.trapping.get() & !(1 << op);
+        self.trapping.set(others | u64::from(trapping) << op);
+    }
+
     pub(crate) fn units(&self) -> impl Iterator<Item = UnitId> {
         self.units.get().into_iter().flatten()
     }
@@ -348,6 +360,7 @@ impl Cpu {
             second_page,
             valid: Cell::new(cacheable),
             heat: Cell::new(0),
+            trapping: Cell::new(0),
             units: Cell::new([None; MODES]),
         });
         self.stats.blocks_decoded += 1;
@@ -411,6 +424,7 @@ impl Cpu {
         while at < end {
             let part = (end - at).min(PAGE - at % PAGE);
             if self.blocks.has_code(at) {
+                self.stats.traced_writes += 1;
                 let gone = self.blocks.invalidate(at, part);
                 self.stats.blocks_invalidated += gone.len() as u64;
                 for unit in gone.iter().flat_map(|block| block.units()) {

@@ -163,6 +163,8 @@ pub struct Stats {
     pub ports: u64,
     /// Blocks decoded.
     pub blocks_decoded: u64,
+    /// Writes to pages with decoded code, which are looked at one by one.
+    pub traced_writes: u64,
     /// Blocks thrown away because their bytes were written.
     pub blocks_invalidated: u64,
 }

@@ -12,6 +12,7 @@ compile_error!(
 mod alu;
 mod arena;
 mod block;
+mod cluster;
 mod cpu;
 mod cpuid;
 mod debug;
@@ -32,6 +33,7 @@ mod tlb;
 mod translate;
 mod walk;
 
+pub use cluster::{Cluster, ClusterPolicy};
 pub use cpu::{Cpu, Stats, TableRegister};
 pub use cpuid::{
     Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, EDX_FXSR, EDX_MTRR, EDX_SSE, EDX_VME, Features,

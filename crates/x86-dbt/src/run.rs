@@ -1,6 +1,7 @@
 //! The run loop: blocks, and between them interrupts, traps and deadlines.
 
 use crate::block::Block;
+use crate::cluster::Cluster;
 use crate::cpu::{
     Cpu, DR6_SINGLE_STEP, EVENT_BREAK, EVENT_HALT, EVENT_POLL, EVENT_SHADOW, EVENT_SHADOW_DEBUG,
     EVENT_SHUTDOWN, EVENT_TRAP,
@@ -61,6 +62,19 @@ impl Cpu {
             self.run_one(p);
         }
         exit
+    }
+
+    /// Interprets instructions as long as RIP stays in `cluster`, `limit` of them at most; how many were run.
+    ///
+    /// For a VMM whose guest runs on hardware: put the guest's state here at its exit, run the cluster, and take the
+    /// state back. Interrupts are taken as they come, so a handler may be where it ends.
+    pub fn run_cluster(&mut self, p: &mut dyn Platform, cluster: &Cluster, limit: u64) -> u64 {
+        let start = self.ticks;
+        while cluster.rip.contains(&self.rip)
+            && self.ticks - start < limit
+            && self.step(p).is_none()
+        {}
+        self.ticks - start
     }
 
     /// Whether instructions must be run one at a time.

@@ -88,18 +88,20 @@ fn costs(table: &mut Table, cost: &DbtCost) {
     row(table, "TLB fills", cost.tlb.fills, all);
     let translator = &cost.translator;
     row(table, "blocks translated", translator.units, all);
-    row(
-        table,
-        "entries into translated code",
-        translator.entries,
-        all,
-    );
-    row(
-        table,
-        "instructions it had interpreted",
-        translator.simulated,
-        all,
-    );
+    for (label, count) in [
+        ("entries into translated code", translator.entries),
+        ("instructions it had interpreted", translator.simulated),
+        ("... without a template", translator.simulated_untranslated),
+        (
+            "... at a device or traced page",
+            translator.simulated_trapped,
+        ),
+        ("... in runs of several", translator.clusters),
+        ("instructions left out as they trap", translator.adapted),
+        ("... and taken in again", translator.cooled),
+    ] {
+        row(table, label, count, all);
+    }
     row(table, "blocks decoded", cost.stats.blocks_decoded, all);
     row(
         table,

@@ -21,6 +21,8 @@ const ARENA_BYTES: usize = 32 << 20;
 const UNITS_MAX: usize = 1 << 18;
 const LINKS_MAX: usize = 1 << 20;
 /// Things remembered for one linear page before they are forgotten.
+/// How often an instruction must trap, or not trap, to be translated otherwise.
+const ADAPT_AFTER: u8 = 32;
 const DEPENDENTS_MAX: usize = 1 << 13;
 
 pub(super) struct Unit {
@@ -30,6 +32,13 @@ pub(super) struct Unit {
     code: u32,
     /// Links that were chained to it.
     incoming: Vec<u32>,
+    /// For each instruction whether it has no template.
+    untranslated: Vec<bool>,
+    /// For each instruction how far the interpreter goes on from it.
+    pub(super) ends: Vec<u8>,
+    /// For each instruction how often it has trapped lately, or how often not, if it is left to the interpreter for
+    /// that.
+    heat: Vec<u8>,
 }
 
 /// A direct jump out of a unit.
@@ -101,6 +110,36 @@ impl Translator {
             self.unchain(link);
             self.links[link as usize].listed = None;
         }
+    }
+
+    /// Learns whether instruction `op` has trapped (come to a device or a traced page) when the interpreter ran it. One
+    /// that often does is left to the interpreter from the next translation on, until it often does not.
+    pub(super) fn adapt(&mut self, frame: &mut Frame, unit: UnitId, op: usize, trapped: bool) {
+        let here = &mut self.units[unit.0 as usize];
+        if here.untranslated[op] {
+            self.stats.simulated_untranslated += 1;
+            return;
+        }
+        self.stats.simulated_trapped += u64::from(trapped);
+        let trapping = here.block.is_trapping(op);
+        let heat = &mut here.heat[op];
+        *heat = match trapped != trapping {
+            true => *heat + 1,
+            // A miss now and then tells nothing of an instruction that traps; a trap is what it is left for.
+            false if trapping => 0,
+            false => *heat / 2,
+        };
+        if *heat < ADAPT_AFTER {
+            return;
+        }
+        *heat = 0;
+        here.block.set_trapping(op, !trapping);
+        if trapping {
+            self.stats.cooled += 1;
+        } else {
+            self.stats.adapted += 1;
+        }
+        self.detach(frame, unit);
     }
 
     /// Throws everything away.
@@ -245,13 +284,17 @@ impl Translator {
         }
         self.stats.units += 1;
         self.stats.instructions += instructions.len() as u64;
-        self.stats.left_to_interpreter += lowered.simulated as u64;
+        let untranslated = lowered.untranslated.iter().filter(|&&none| none);
+        self.stats.left_to_interpreter += untranslated.count() as u64;
         self.stats.code_bytes += lowered.code.bytes.len() as u64;
         self.units.push(Unit {
             block: Rc::clone(block),
             mode,
             code,
             incoming: Vec::new(),
+            heat: vec![0; lowered.ends.len()],
+            untranslated: lowered.untranslated,
+            ends: lowered.ends,
         });
         block.set_unit(mode, Some(id));
         Some(id)

@@ -16,6 +16,7 @@ use super::emit::*;
 use super::flags::Flags;
 use super::{Mode, SITE_OP_BITS};
 use crate::block::Block;
+use crate::cluster::{ClusterPolicy, clusters};
 use crate::decode::falls_through;
 use crate::frame::Header;
 
@@ -23,8 +24,10 @@ use crate::frame::Header;
 pub(super) struct Lowered {
     pub(super) code: Code,
     pub(super) links: Vec<Link>,
-    /// Instructions that the interpreter executes.
-    pub(super) simulated: usize,
+    /// For each instruction whether it has no template.
+    pub(super) untranslated: Vec<bool>,
+    /// For each instruction how far the interpreter goes on from it.
+    pub(super) ends: Vec<u8>,
 }
 
 /// A direct jump out of the unit, to be chained to another.
@@ -45,6 +48,9 @@ pub(super) struct Lowering<'a> {
     pub(super) instructions: &'a [Instruction],
     /// What becomes of each instruction.
     pub(super) classes: Vec<Class>,
+    untranslated: Vec<bool>,
+    /// For each instruction where the run of the interpreter that starts at it ends.
+    ends: Vec<u8>,
     pub(super) bytes: &'a [u8],
     pub(super) mode: Mode,
     pub(super) unit: u32,
@@ -77,9 +83,17 @@ impl<'a> Lowering<'a> {
         unit: u32,
     ) -> Self {
         let pairs = instructions.iter().zip(block.ops.iter());
-        let classes: Vec<_> = pairs
+        let mut classes: Vec<_> = pairs
             .map(|(i, op)| classify(i, op, mode.floats()))
             .collect();
+        let is_simulated = |class: &Class| *class == Class::Simulate;
+        let untranslated = classes.iter().map(is_simulated).collect();
+        for (op, class) in classes.iter_mut().enumerate() {
+            if block.is_trapping(op) {
+                *class = Class::Simulate;
+            }
+        }
+        let ends = ends(&classes.iter().map(is_simulated).collect::<Vec<_>>());
         let registers = classes.iter().map(|class| match class {
             Class::Ident(ident) => ident.registers,
             _ => Registers::General,
@@ -92,6 +106,8 @@ impl<'a> Lowering<'a> {
             unit,
             registers: registers.max().unwrap_or(Registers::General),
             classes,
+            untranslated,
+            ends,
             x87: None,
             code: Code::default(),
             encoder: Encoder::new(64),
@@ -124,9 +140,9 @@ impl<'a> Lowering<'a> {
             self.body();
             self.out_of_line();
         }
-        let simulated = |class: &&Class| **class == Class::Simulate;
         Lowered {
-            simulated: self.classes.iter().filter(simulated).count(),
+            untranslated: self.untranslated,
+            ends: self.ends,
             code: self.code,
             links: self.links,
         }
@@ -134,8 +150,10 @@ impl<'a> Lowering<'a> {
 
     /// Every instruction, from the flags as they are now.
     pub(super) fn body(&mut self) {
-        for (op, i) in self.instructions.iter().enumerate() {
+        let mut op = 0;
+        while let Some(i) = self.instructions.get(op) {
             self.instruction(op, i, self.bytes_of(op), self.classes[op]);
+            op = usize::from(self.ends[op]);
         }
         let last = self.instructions.last().expect("a block is not empty");
         if falls_through(last) {
@@ -264,6 +282,22 @@ impl<'a> Lowering<'a> {
         self.load_registers();
     }
 }
+
+/// Where the interpreter stops when it starts at each instruction: behind it, or behind its cluster.
+fn ends(simulated: &[bool]) -> Vec<u8> {
+    let behind = |op: usize| u8::try_from(op + 1).expect("a block is short");
+    let mut ends: Vec<_> = (0..simulated.len()).map(behind).collect();
+    for cluster in clusters(simulated, CLUSTERS) {
+        ends[cluster.start] = behind(cluster.end - 1);
+    }
+    ends
+}
+
+/// The way to the interpreter and back costs about as much as five instructions in it.
+const CLUSTERS: ClusterPolicy = ClusterPolicy {
+    gap: 3,
+    longest: 48,
+};
 
 fn is_branch_to(i: &Instruction, target: u64) -> bool {
     i.op_kind(0) == OpKind::NearBranch64 && i.near_branch64() == target

@@ -25,7 +25,6 @@ use iced_x86::{Decoder, DecoderOptions, Instruction};
 use crate::alu::{image, status};
 use crate::block::Block;
 use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, Cpu, EVENT_BREAK, EVENT_POLL};
-use crate::exception::Result;
 use crate::frame::{Header, MODES, NO_LINK, jump_slot};
 use crate::ops::interrupt::Origin;
 use crate::platform::Platform;
@@ -60,8 +59,18 @@ pub struct TranslatorStats {
     pub code_bytes: u64,
     /// Times translated code was entered from outside.
     pub entries: u64,
-    /// Instructions that translated code had simulated.
+    /// Instructions that translated code had the interpreter execute.
     pub simulated: u64,
+    /// Of those, instructions without a template.
+    pub simulated_untranslated: u64,
+    /// Of those, instructions that came to a device or wrote to a page with code; the rest had a TLB miss or a fault.
+    pub simulated_trapped: u64,
+    /// Runs of several instructions that one call of the interpreter executed.
+    pub clusters: u64,
+    /// Instructions that trapped so often that they were left to the interpreter.
+    pub adapted: u64,
+    /// Instructions that were translated again because they no longer trapped.
+    pub cooled: u64,
     /// Links chained.
     pub chained: u64,
     /// Times all translations were thrown away.
@@ -202,42 +211,47 @@ impl Cpu {
         }
     }
 
-    /// Executes the instruction that translated code has come to; whether translated code must be left.
+    /// Executes the instruction that translated code has come to, and its cluster; whether translated code must be left.
     fn simulate(&mut self, p: &mut dyn Platform) -> bool {
         self.take_x87();
         let header = self.tlb.frame.header();
-        let (unit, at) = (
-            header.site >> SITE_OP_BITS,
+        let (number, first) = (
+            UnitId((header.site >> SITE_OP_BITS) as u32),
             header.site as usize & ((1 << SITE_OP_BITS) - 1),
         );
         let (budget, flags) = (header.budget, header.flags);
-        let unit = &self.translator.units[unit as usize];
+        let unit = &self.translator.units[number.0 as usize];
         let (block, mode) = (Rc::clone(&unit.block), unit.mode);
-        let ahead = (block.ops.len() - at) as u64;
-        self.ticks = self.translator.end.wrapping_add_signed(-budget) + at as u64;
-        self.rip = block.linear().wrapping_add(block.start(at));
+        let end = usize::from(unit.ends[first]);
+        self.ticks = self.translator.end.wrapping_add_signed(-budget) + first as u64;
+        self.rip = block.linear().wrapping_add(block.start(first));
         self.flags = self.flags & !crate::flags::STATUS | status(flags);
-        self.translator.stats.simulated += 1;
-        let behind = self.rip.wrapping_add(u64::from(block.ops[at].len));
-        let faulted = match self.simulate_one(p, &block, at, behind) {
-            Ok(()) => false,
-            Err(exception) => {
-                self.raise(p, exception, Origin::Fault);
-                true
-            }
-        };
-        let settled = self.events == 0 || self.has_settled(p);
-        let goes_on = settled
-            && !faulted
+        let mut at = first;
+        let mut after = self.simulate_one(p, &block, number, at);
+        let fetches = self.fetch_bank();
+        while after.is_straight
+            && at + 1 < end
+            && block.is_valid()
+            && self.ticks < self.deadline
+            // The bytes behind are still those that would be fetched.
+            && self.tlb.epoch == self.translator.epoch
+            && (self.code_bits, self.fetch_bank()) == (64, fetches)
+        {
+            at += 1;
+            after = self.simulate_one(p, &block, number, at);
+        }
+        self.translator.stats.clusters += u64::from(at > first);
+        let ahead = (block.ops.len() - at) as u64;
+        let goes_on = after.is_straight
+            && at + 1 == end
             && ahead > 1
-            && self.rip == behind
             && block.is_valid()
             && self.tlb.epoch == self.translator.epoch
             && self.translation_mode() == Some(mode)
             && self.deadline.saturating_sub(self.ticks) >= ahead - 1;
         // What the unit has executed is charged when it is left.
         let charged_later = if goes_on { at as u64 + 1 } else { 0 };
-        let resumes = goes_on || settled && self.resume_elsewhere(p);
+        let resumes = goes_on || after.is_settled && self.resume_elsewhere(p);
         if resumes {
             self.translator.end = self.ticks + self.budget();
             self.lend(self.translator.end - self.ticks + charged_later);
@@ -275,18 +289,49 @@ impl Cpu {
         (self.deadline - self.ticks).min(i64::MAX.cast_unsigned() / 2)
     }
 
+    /// Executes instruction `at` of `block`, at RIP, and learns whether it traps.
     fn simulate_one(
         &mut self,
         p: &mut dyn Platform,
         block: &Block,
+        unit: UnitId,
         at: usize,
-        behind: u64,
-    ) -> Result {
+    ) -> After {
         let op = &block.ops[at];
+        let behind = self.rip.wrapping_add(u64::from(op.len));
+        let traps = self.stats.mmio + self.stats.traced_writes;
+        let resets = self.translator.stats.resets;
+        self.translator.stats.simulated += 1;
         self.next_rip = behind;
-        (op.handler)(self, p, op)?;
-        self.rip = self.next_rip;
-        self.ticks += 1;
-        Ok(())
+        let faulted = match (op.handler)(self, p, op) {
+            Ok(()) => {
+                self.rip = self.next_rip;
+                self.ticks += 1;
+                false
+            }
+            Err(exception) => {
+                self.raise(p, exception, Origin::Fault);
+                true
+            }
+        };
+        let trapped = self.stats.mmio + self.stats.traced_writes != traps;
+        if self.translator.stats.resets == resets {
+            let frame = &mut self.tlb.frame;
+            self.translator.adapt(frame, unit, at, trapped);
+        }
+        let is_settled = self.events == 0 || self.has_settled(p);
+        After {
+            is_settled,
+            is_straight: is_settled && !faulted && self.rip == behind,
+        }
     }
+}
+
+/// How the interpreter left the processor.
+#[derive(Clone, Copy)]
+struct After {
+    /// Nothing waits to be looked at.
+    is_settled: bool,
+    /// And the instruction behind comes next.
+    is_straight: bool,
 }
