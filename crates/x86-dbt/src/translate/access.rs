@@ -203,7 +203,7 @@ impl Lowering<'_> {
             usize::from(gpr_number(base))
         };
         // Nearby units start elsewhere, so that an outer loop keeps its own.
-        (base + self.unit as usize * 5) % PINS_EACH
+        (base + self.unit.0 as usize * 5) % PINS_EACH
     }
 }
 

@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::emit::{LINK_BYTES, jump};
 use super::lower::Lowering;
+use super::site::Site;
 use super::{Mode, THRESHOLD, TranslatorStats, UnitId};
 use crate::arena::Arena;
 use crate::block::Block;
@@ -17,8 +18,7 @@ use crate::tlb::{Gone, Tlb};
 
 /// Bytes of host code before all of it is thrown away.
 const ARENA_BYTES: usize = 32 << 20;
-/// Units and links before all are thrown away, as their numbers are part of the code.
-const UNITS_MAX: usize = 1 << 18;
+/// Links before all is thrown away, as their numbers are part of the code.
 const LINKS_MAX: usize = 1 << 20;
 /// Things remembered for one linear page before they are forgotten.
 /// How often an instruction must trap, or not trap, to be translated otherwise.
@@ -32,10 +32,6 @@ pub(super) struct Unit {
     code: u32,
     /// Links that were chained to it.
     incoming: Vec<u32>,
-    /// For each instruction whether it has no template.
-    untranslated: Vec<bool>,
-    /// For each instruction how far the interpreter goes on from it.
-    pub(super) ends: Vec<u8>,
     /// For each instruction how often it has trapped lately, or how often not, if it is left to the interpreter for
     /// that.
     heat: Vec<u8>,
@@ -115,19 +111,19 @@ impl Translator {
     /// Learns whether instruction `op` has trapped (come to a device or a traced page) when the interpreter ran it. One
     /// that often does is left to the interpreter from the next translation on, until it often does not.
     pub(super) fn adapt(&mut self, frame: &mut Frame, unit: UnitId, op: usize, trapped: bool) {
-        let here = &mut self.units[unit.0 as usize];
-        if here.untranslated[op] {
-            self.stats.simulated_untranslated += 1;
+        // The interpreter may have thrown it away.
+        let Some(here) = self.units.get_mut(unit.0 as usize) else {
             return;
-        }
+        };
+        here.heat.resize(here.block.ops.len(), 0);
         self.stats.simulated_trapped += u64::from(trapped);
         let trapping = here.block.is_trapping(op);
-        let heat = &mut here.heat[op];
+        let Some(heat) = here.heat.get_mut(op) else {
+            return;
+        };
         *heat = match trapped != trapping {
             true => *heat + 1,
-            // A miss now and then tells nothing of an instruction that traps; a trap is what it is left for.
-            false if trapping => 0,
-            false => *heat / 2,
+            false => 0,
         };
         if *heat < ADAPT_AFTER {
             return;
@@ -263,8 +259,9 @@ impl Translator {
         bytes: &[u8],
     ) -> Option<UnitId> {
         let id = UnitId(u32::try_from(self.units.len()).ok()?);
-        let mut lowered = Lowering::new(block, instructions, bytes, mode, id.0).run();
-        if self.units.len() >= UNITS_MAX || self.links.len() + lowered.links.len() > LINKS_MAX {
+        let mut lowered = Lowering::new(block, instructions, bytes, mode, id).run();
+        if self.units.len() >= Site::UNITS_MAX || self.links.len() + lowered.links.len() > LINKS_MAX
+        {
             return None;
         }
         for (number, link) in (self.links.len()..).zip(&lowered.links) {
@@ -284,17 +281,14 @@ impl Translator {
         }
         self.stats.units += 1;
         self.stats.instructions += instructions.len() as u64;
-        let untranslated = lowered.untranslated.iter().filter(|&&none| none);
-        self.stats.left_to_interpreter += untranslated.count() as u64;
+        self.stats.left_to_interpreter += lowered.untranslated as u64;
         self.stats.code_bytes += lowered.code.bytes.len() as u64;
         self.units.push(Unit {
             block: Rc::clone(block),
             mode,
             code,
             incoming: Vec::new(),
-            heat: vec![0; lowered.ends.len()],
-            untranslated: lowered.untranslated,
-            ends: lowered.ends,
+            heat: Vec::new(),
         });
         block.set_unit(mode, Some(id));
         Some(id)

@@ -14,7 +14,8 @@ use super::classify::{Class, Registers, classify};
 use super::cold::{Cold, Turn};
 use super::emit::*;
 use super::flags::Flags;
-use super::{Mode, SITE_OP_BITS};
+use super::site::Site;
+use super::{Mode, UnitId};
 use crate::block::Block;
 use crate::cluster::{ClusterPolicy, clusters};
 use crate::decode::falls_through;
@@ -24,10 +25,8 @@ use crate::frame::Header;
 pub(super) struct Lowered {
     pub(super) code: Code,
     pub(super) links: Vec<Link>,
-    /// For each instruction whether it has no template.
-    pub(super) untranslated: Vec<bool>,
-    /// For each instruction how far the interpreter goes on from it.
-    pub(super) ends: Vec<u8>,
+    /// Instructions without a template.
+    pub(super) untranslated: usize,
 }
 
 /// A direct jump out of the unit, to be chained to another.
@@ -53,7 +52,7 @@ pub(super) struct Lowering<'a> {
     ends: Vec<u8>,
     pub(super) bytes: &'a [u8],
     pub(super) mode: Mode,
-    pub(super) unit: u32,
+    pub(super) unit: UnitId,
     pub(super) registers: Registers,
     pub(super) x87: Latest,
     pub(super) code: Code,
@@ -80,7 +79,7 @@ impl<'a> Lowering<'a> {
         instructions: &'a [Instruction],
         bytes: &'a [u8],
         mode: Mode,
-        unit: u32,
+        unit: UnitId,
     ) -> Self {
         let pairs = instructions.iter().zip(block.ops.iter());
         let mut classes: Vec<_> = pairs
@@ -141,8 +140,7 @@ impl<'a> Lowering<'a> {
             self.out_of_line();
         }
         Lowered {
-            untranslated: self.untranslated,
-            ends: self.ends,
+            untranslated: self.untranslated.iter().filter(|&&none| none).count(),
             code: self.code,
             links: self.links,
         }
@@ -275,9 +273,9 @@ impl<'a> Lowering<'a> {
     }
 
     pub(super) fn call_simulate(&mut self, op: usize) {
-        let op = u32::try_from(op).expect("a block is short");
-        let site = self.unit << SITE_OP_BITS | op;
-        self.code.store_imm(offset_of!(Header, site), site);
+        let end = usize::from(self.ends[op]);
+        let site = Site::new(self.unit, op, end, self.untranslated[op]);
+        self.code.store_imm(offset_of!(Header, site), site.0);
         self.code.call_frame(offset_of!(Header, simulate));
         self.load_registers();
     }

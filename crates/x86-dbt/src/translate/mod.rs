@@ -16,6 +16,7 @@ mod enter;
 mod flags;
 mod ident;
 mod lower;
+mod site;
 mod transfer;
 
 use std::rc::Rc;
@@ -31,11 +32,10 @@ use crate::platform::Platform;
 use crate::ram::PAGE;
 use cache::Dependent;
 pub(crate) use cache::Translator;
+use site::Site;
 
 /// How often a block is interpreted before it is translated.
 const THRESHOLD: u32 = 16;
-/// Bits of a site's number that tell the instruction in its unit.
-const SITE_OP_BITS: u32 = 6;
 
 /// What host code depends on beside the guest's bytes: the TLB bank, and whether x87 and SSE instructions need no
 /// check.
@@ -215,19 +215,16 @@ impl Cpu {
     fn simulate(&mut self, p: &mut dyn Platform) -> bool {
         self.take_x87();
         let header = self.tlb.frame.header();
-        let (number, first) = (
-            UnitId((header.site >> SITE_OP_BITS) as u32),
-            header.site as usize & ((1 << SITE_OP_BITS) - 1),
-        );
+        let site = Site(header.site as u32);
         let (budget, flags) = (header.budget, header.flags);
-        let unit = &self.translator.units[number.0 as usize];
+        let (first, end) = (site.first(), site.end());
+        let unit = &self.translator.units[site.unit().0 as usize];
         let (block, mode) = (Rc::clone(&unit.block), unit.mode);
-        let end = usize::from(unit.ends[first]);
         self.ticks = self.translator.end.wrapping_add_signed(-budget) + first as u64;
         self.rip = block.linear().wrapping_add(block.start(first));
         self.flags = self.flags & !crate::flags::STATUS | status(flags);
         let mut at = first;
-        let mut after = self.simulate_one(p, &block, number, at);
+        let mut after = self.simulate_one(p, &block, site, at);
         let fetches = self.fetch_bank();
         while after.is_straight
             && at + 1 < end
@@ -238,7 +235,7 @@ impl Cpu {
             && (self.code_bits, self.fetch_bank()) == (64, fetches)
         {
             at += 1;
-            after = self.simulate_one(p, &block, number, at);
+            after = self.simulate_one(p, &block, site, at);
         }
         self.translator.stats.clusters += u64::from(at > first);
         let ahead = (block.ops.len() - at) as u64;
@@ -294,13 +291,12 @@ impl Cpu {
         &mut self,
         p: &mut dyn Platform,
         block: &Block,
-        unit: UnitId,
+        site: Site,
         at: usize,
     ) -> After {
         let op = &block.ops[at];
         let behind = self.rip.wrapping_add(u64::from(op.len));
         let traps = self.stats.mmio + self.stats.traced_writes;
-        let resets = self.translator.stats.resets;
         self.translator.stats.simulated += 1;
         self.next_rip = behind;
         let faulted = match (op.handler)(self, p, op) {
@@ -315,9 +311,11 @@ impl Cpu {
             }
         };
         let trapped = self.stats.mmio + self.stats.traced_writes != traps;
-        if self.translator.stats.resets == resets {
-            let frame = &mut self.tlb.frame;
-            self.translator.adapt(frame, unit, at, trapped);
+        let stats = &mut self.translator.stats;
+        stats.simulated_untranslated += u64::from(site.is_untranslated());
+        if !site.is_untranslated() && (trapped || block.is_trapping(at)) {
+            self.translator
+                .adapt(&mut self.tlb.frame, site.unit(), at, trapped);
         }
         let is_settled = self.events == 0 || self.has_settled(p);
         After {
