@@ -109,3 +109,25 @@ fn a_fault_with_no_handler_is_a_shutdown() {
     let mut guest = Guest::long_mode(|a| a.ud2().unwrap());
     assert_eq!(guest.run(), Exit::Shutdown);
 }
+
+#[test]
+fn what_is_decoded_does_not_show_in_the_count_of_a_rep() {
+    let retired = |executed: bool| {
+        let mut guest = Guest::long_mode(|a| {
+            if executed {
+                a.call(0x3000).unwrap();
+            } else {
+                a.nop().unwrap();
+            }
+            a.mov(edi, 0x3000).unwrap();
+            a.mov(ecx, 200).unwrap();
+            a.rep().stosb().unwrap();
+            a.hlt().unwrap();
+        });
+        guest.load(0x3000, &[0xc3]);
+        guest.run();
+        guest.cpu.retired()
+    };
+    // CALL and RET, against a NOP.
+    assert_eq!(retired(true), retired(false) + 1);
+}

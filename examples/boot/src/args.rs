@@ -67,6 +67,10 @@ pub(crate) struct Args {
     /// Give the PC the device that kvm-unit-tests prods it with.
     #[arg(long)]
     pub(crate) test_device: bool,
+    /// Make the dbt engine's run repeat exactly: idle time passes at once, the clock starts at the year 2000, nothing can be
+    /// typed. The count of instructions and a digest of the final state are printed.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) icount: bool,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,

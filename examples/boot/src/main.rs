@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use machine::kernel;
 use machine::{
@@ -47,6 +47,8 @@ fn main() -> ExitCode {
     }
 }
 
+/// Seconds since 1970.
+const YEAR_2000: i64 = 946_684_800;
 /// What cannot be started at all: the user's input, or the host's.
 const BAD_INPUT: u8 = 2;
 
@@ -60,7 +62,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
 
     let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
     let console = Console::new();
-    let unix_seconds = now();
+    let unix_seconds = if args.icount { YEAR_2000 } else { now() };
     let board = |console| {
         Board::new(BoardConfig {
             chipset,
@@ -96,7 +98,13 @@ fn engine(
     start: &StartState,
     chipset: Chipset,
 ) -> anyhow::Result<Engine> {
-    let decision = choice(args.engine).decide();
+    let decision = match (args.icount, args.engine) {
+        (true, EngineArg::Kvm) => {
+            bail!("--icount needs the dbt engine: KVM counts no instructions")
+        }
+        (true, _) => EngineChoice::Dbt.decide(),
+        (false, engine) => choice(engine).decide(),
+    };
     let (name, engine) = if decision.kvm {
         let engine = KvmEngine::new(ram, start, chipset, Controllers::Kernel)?;
         ("kvm", Engine::Kvm(Box::new(engine)))
@@ -117,6 +125,9 @@ fn translating(
 ) -> anyhow::Result<DbtEngine> {
     let mut engine = DbtEngine::new(ram, start, chipset, model(args))?;
     engine.set_translation(args.translate_after.0);
+    if args.icount {
+        engine.make_repeatable();
+    }
     Ok(engine)
 }
 

@@ -1,5 +1,6 @@
 //! The table at the end: what the guest cost.
 
+use std::io::{self, Write};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -50,6 +51,22 @@ impl Report<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         eprintln!("{table}");
+    }
+
+    /// One line on standard output by which two runs can be compared.
+    pub(crate) fn print_digest(&self) {
+        let Engine::Dbt(engine) = self.engine else {
+            return;
+        };
+        match engine.digest() {
+            Ok(digest) => {
+                let count = engine.cost().instructions;
+                let line = format!("icount: {count} instructions, final state {digest:016x}\n");
+                // A pipe that is closed wants no line.
+                let _ = io::stdout().write_all(line.as_bytes());
+            }
+            Err(error) => eprintln!("boot: no digest: {error}"),
+        }
     }
 
     fn times(&self, table: &mut Table, cost: Option<&DbtCost>) {

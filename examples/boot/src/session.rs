@@ -52,6 +52,9 @@ impl Session {
             board: &self.board,
         };
         report.print();
+        if args.icount {
+            report.print_digest();
+        }
         let (verdict, right) = self.verdict(end, args);
         eprintln!("{verdict}");
         if right {
@@ -67,7 +70,7 @@ impl Session {
         started: Instant,
         ready: &mut Option<Duration>,
     ) -> Result<End, machine::EngineError> {
-        let mut keyboard = Keyboard::new();
+        let mut keyboard = (!args.icount).then(Keyboard::new);
         let progress = progress();
         let limit = args.timeout.map(Duration::from_secs);
         loop {
@@ -95,7 +98,7 @@ impl Session {
             if limit.is_some_and(|limit| started.elapsed() >= limit) {
                 return Ok(End::TimedOut);
             }
-            match keyboard.take() {
+            match keyboard.as_mut().and_then(Keyboard::take) {
                 Some(Typed::ForGuest(bytes)) => self.board.push_input(&bytes),
                 Some(Typed::Quit) => return Ok(End::Quit),
                 None => {}

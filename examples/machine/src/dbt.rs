@@ -1,9 +1,10 @@
 //! The `dbt` engine: our own processor over the board's devices, in the board's virtual time.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vm_memory::GuestMemoryMmap;
+use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use x86_dbt::{
     Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource, Registers,
     Segment, State, Stats, TableRegister, TlbStats, TranslatorStats, Vendor,
@@ -17,6 +18,9 @@ use crate::start_state::{self, StartState};
 #[derive(Debug)]
 pub struct DbtEngine {
     pub(crate) cpu: Cpu,
+    ram: GuestMemoryMmap,
+    /// Idle time passes at once.
+    repeatable: bool,
     started: Instant,
     /// Host time spent executing, sleep left out.
     busy: Duration,
@@ -61,18 +65,20 @@ impl DbtEngine {
         chipset: Chipset,
         model: CpuModel,
     ) -> Result<Self, EngineError> {
-        let ram = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
+        let pinned = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
         let vendor = match model {
             CpuModel::Default | CpuModel::Max => Vendor::Amd,
             CpuModel::MaxIntel => Vendor::Intel,
         };
         let cpuid = Cpuid::new(vendor, features(chipset, model), TSC_HZ);
-        let mut cpu = Cpu::new(cpuid, ram).map_err(EngineError::Stubs)?;
+        let mut cpu = Cpu::new(cpuid, pinned).map_err(EngineError::Stubs)?;
         let state = state(start, &cpu.state());
         cpu.set_state(&state);
         let started = Instant::now();
         Ok(Self {
             cpu,
+            ram: ram.clone(),
+            repeatable: false,
             started,
             busy: Duration::ZERO,
         })
@@ -81,6 +87,36 @@ impl DbtEngine {
     /// Sets how often a block is interpreted before it is translated; `None`: never.
     pub fn set_translation(&mut self, after: Option<u32>) {
         self.cpu.set_translation(after);
+    }
+
+    /// Lets a halted guest's time pass at once instead of the host's, so that a run depends on
+    /// nothing but what it starts from.
+    pub fn make_repeatable(&mut self) {
+        self.repeatable = true;
+    }
+
+    /// A number that two machines in different states hardly share: registers, and all of memory.
+    ///
+    /// # Errors
+    ///
+    /// When memory has no host address.
+    pub fn digest(&self) -> Result<u64, EngineError> {
+        let mut hasher = DefaultHasher::new();
+        format!("{:?}", self.cpu.state()).hash(&mut hasher);
+        for region in self.ram.iter() {
+            let slice = region.as_volatile_slice().map_err(EngineError::Memory)?;
+            let mut bytes = vec![0; CHUNK];
+            for start in (0..slice.len()).step_by(CHUNK) {
+                let part = &mut bytes[..CHUNK.min(slice.len() - start)];
+                let source = slice.subslice(start, part.len());
+                source
+                    .map_err(vm_memory::GuestMemoryError::from)
+                    .map_err(EngineError::Memory)?
+                    .copy_to(part);
+                part.hash(&mut hasher);
+            }
+        }
+        Ok(hasher.finish())
     }
 
     /// What the guest has cost so far.
@@ -109,6 +145,11 @@ impl DbtEngine {
                 Exit::Shutdown => return Stop::Shutdown,
                 Exit::Halt if !self.can_wake() && !board.interrupt_pending() => {
                     return Stop::Halted;
+                }
+                Exit::Halt if self.repeatable => {
+                    if !board.skip_idle() {
+                        return Stop::Halted;
+                    }
                 }
                 Exit::Halt => self.idle(board, end),
                 Exit::Deadline => {}
@@ -199,6 +240,8 @@ fn table(from: start_state::DescriptorTable) -> TableRegister {
 
 /// Instructions between two looks at the host's clock: some 50 ms.
 const SLICE: u64 = 3_000_000;
+/// Bytes of memory digested at once.
+const CHUNK: usize = 1 << 20;
 /// How long to sleep when only input can wake the guest.
 const NAP: Duration = Duration::from_millis(5);
 const RFLAGS_IF: u64 = 1 << 9;

@@ -1,10 +1,11 @@
 //! String instructions, with REP restart.
 //!
-//! A REP instruction runs until its counter ends, a fault, or [`SLICE`] iterations; then it leaves RIP on itself, so
-//! that it goes on where it stopped. Iterations that stay inside RAM pages are done in bulk.
+//! A REP instruction runs until its counter ends, a fault, a device, a data breakpoint, or [`SLICE`] iterations; then it
+//! leaves RIP on itself, so that it goes on where it stopped. Iterations that stay inside RAM pages are done in bulk.
+//! Code that it writes over does not stop it: which code is decoded must not show in the count of instructions.
 
 use crate::alu::Width;
-use crate::cpu::{Cpu, EVENT_BREAK};
+use crate::cpu::{Cpu, EVENT_BREAK, EVENT_TRAP};
 use crate::decode::{Op, REP, REPNE};
 use crate::exception::Result;
 use crate::flags::{DF, ZF};
@@ -35,8 +36,10 @@ fn repeat<T: Width, S: Step>(cpu: &mut Cpu, p: &mut dyn Platform, op: &Op) -> Re
     }
     let mut left = cpu.regs[1] & op.address_mask;
     let mut budget = SLICE;
+    let accesses = cpu.device_accesses();
     while left > 0 {
-        if budget == 0 || cpu.events & EVENT_BREAK != 0 && budget < SLICE {
+        let stopped = cpu.device_accesses() != accesses || cpu.events & EVENT_TRAP != 0;
+        if budget == 0 || stopped && budget < SLICE {
             cpu.next_rip = cpu.rip;
             cpu.partial_reps += 1;
             cpu.events |= EVENT_BREAK;
@@ -61,6 +64,10 @@ fn repeat<T: Width, S: Step>(cpu: &mut Cpu, p: &mut dyn Platform, op: &Op) -> Re
 }
 
 impl Cpu {
+    fn device_accesses(&self) -> u64 {
+        self.stats.mmio + self.stats.ports
+    }
+
     fn advance<T: Width>(&mut self, register: u8, op: &Op, iterations: u64) {
         let bytes = iterations.wrapping_mul(T::BYTES as u64);
         let old = self.regs[usize::from(register)];
