@@ -7,22 +7,33 @@ extern crate alloc;
 extern crate std;
 
 mod aligned;
+mod coordinator;
 mod cut;
 mod error;
+pub mod frame;
+mod key_group;
 mod lai_yang;
+mod manifest;
 mod mutation;
 mod options;
 mod overtaking;
 mod process;
+mod recovery;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod storage;
 mod vocabulary;
 mod wire;
 
+pub use coordinator::{Action, Coordinator, Event, Schedule};
 pub use error::{ShapeError, StepError};
+pub use key_group::KeyGroups;
+pub use manifest::{File, Manifest, ManifestError, NAME_MAX, Part, Task};
 #[cfg(feature = "mutation")]
 pub use mutation::Mutation;
 pub use options::{Options, Protocol};
 pub use process::{Edge, Process};
+pub use recovery::{PlanError, Recovered, Restore, Unusable, plan, recover};
+pub use storage::{MemoryStorage, Storage};
 pub use vocabulary::{Input, Output};
 pub use wire::{Channel, Marker, Place, SnapshotId, Time, Wire};

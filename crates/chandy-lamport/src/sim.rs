@@ -3,6 +3,7 @@
 mod check;
 mod explorer;
 mod graph;
+mod job;
 mod program;
 mod random;
 mod world;
@@ -10,6 +11,7 @@ mod world;
 pub use check::Violation;
 pub use explorer::{Explored, explore};
 pub use graph::{Graph, Link};
+pub use job::{JobOutcome, JobViolation, run_job};
 pub use program::{Item, Program, Seen};
 pub use random::{Outcome, Random, Schedule, run};
 pub use world::{Part, Recording, Setup, Step, World};
