@@ -371,6 +371,12 @@ impl<M> Process<M> {
             .is_some_and(|input| input.behind.is_some())
     }
 
+    /// Whether the application knows of the end of this input.
+    #[must_use]
+    pub fn has_ended(&self, from: Channel) -> bool {
+        self.inputs.get(from).is_some_and(|input| input.ended)
+    }
+
     /// Whether the application knows of the end of every input.
     #[must_use]
     pub fn all_ended(&self) -> bool {
