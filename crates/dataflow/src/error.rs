@@ -20,6 +20,9 @@ pub enum TaskError {
     /// A recorded message or an edge has no place in the graph.
     #[error("the graph does not fit: {0}")]
     Shape(#[from] chandy_lamport::ShapeError),
+    /// A function of the program panicked.
+    #[error("a function of the program panicked")]
+    Panicked,
     /// A source or sink failed.
     #[error("{what}")]
     Io {

@@ -181,6 +181,13 @@ impl Job {
         self.tasks.iter().map(|site| site.id)
     }
 
+    /// A worker for each task: the tasks of an operator are spread, and those of the same number are together.
+    #[cfg(feature = "threads")]
+    pub(crate) fn spread(&self, workers: usize) -> Vec<usize> {
+        let of = |site: &Site| usize::try_from(site.id.subtask).unwrap_or(0) % workers;
+        self.tasks.iter().map(of).collect()
+    }
+
     pub(crate) fn parallelism(&self) -> BTreeMap<u32, u32> {
         (0..)
             .zip(self.vertices.iter().map(|vertex| vertex.tasks))

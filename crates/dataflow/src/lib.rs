@@ -13,6 +13,8 @@ mod message;
 mod persist;
 mod push;
 mod router;
+#[cfg(any(feature = "threads", feature = "micro-batch"))]
+mod runtime;
 mod sink;
 mod skew;
 mod source;
@@ -29,6 +31,8 @@ pub use local::{Local, LocalOutcome};
 pub use message::{Batch, Message, Record};
 pub use persist::{Persister, tasks};
 pub use push::Push;
+#[cfg(feature = "threads")]
+pub use runtime::{Continuous, Ended, Report, Stopper};
 pub use sink::{Output, Shared};
 pub use skew::{HeavyKeys, Weight};
 pub use source::{Generator, Source};

@@ -26,6 +26,7 @@ pub struct Task {
     finished: bool,
     next_input: Channel,
     captured: BTreeMap<SnapshotId, Capture>,
+    captures: u64,
     events: VecDeque<TaskEvent>,
 }
 
@@ -112,6 +113,7 @@ impl Task {
             finished: false,
             next_input: 0,
             captured: BTreeMap::new(),
+            captures: 0,
             events: VecDeque::new(),
         })
     }
@@ -311,6 +313,18 @@ impl Task {
         self.process.has_ended(from)
     }
 
+    /// How many times its state was taken.
+    #[must_use]
+    pub fn captures(&self) -> u64 {
+        self.captures
+    }
+
+    /// Whether it may not go on until a snapshot of the stopped world is complete.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.process.stopped().is_some()
+    }
+
     /// What happened since the last call.
     pub fn events(&mut self) -> impl Iterator<Item = TaskEvent> + use<'_> {
         self.events.drain(..)
@@ -363,6 +377,7 @@ impl Task {
                     channels: Vec::new(),
                 };
                 self.captured.insert(id, capture);
+                self.captures += 1;
             }
             Output::Record { id, place, message } => {
                 if let Some(capture) = self.captured.get_mut(&id) {
