@@ -155,6 +155,8 @@ pub struct Restored<'a> {
     pub state: Vec<Vec<u8>>,
     /// Small state of all tasks whose keys this one has some of.
     pub extra: Vec<u8>,
+    /// Whoever runs the task commits: sinks leave their outputs alone.
+    pub detached: bool,
 }
 
 /// The place of a task, for whoever makes its body.

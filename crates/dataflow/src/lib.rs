@@ -1,4 +1,4 @@
-//! Streams.
+#![doc = include_str!("../README.md")]
 #![forbid(unsafe_code)]
 
 mod body;
@@ -31,8 +31,12 @@ pub use local::{Local, LocalOutcome};
 pub use message::{Batch, Message, Record};
 pub use persist::{Persister, tasks};
 pub use push::Push;
+#[cfg(feature = "micro-batch")]
+pub use runtime::{BatchReport, MicroBatch};
 #[cfg(feature = "threads")]
-pub use runtime::{Continuous, Ended, Report, Stopper};
+pub use runtime::{Continuous, Replicated, ReplicatedReport, Report};
+#[cfg(any(feature = "threads", feature = "micro-batch"))]
+pub use runtime::{Ended, Stopper};
 pub use sink::{Output, Shared};
 pub use skew::{HeavyKeys, Weight};
 pub use source::{Generator, Source};

@@ -147,9 +147,14 @@ impl<T: Record, O: Output, F: FnMut(&T, &mut Vec<u8>) + Send> Push<T> for Transa
         for bytes in &from.commit {
             let (offset, prepared): Transactions = from_bytes(bytes)?;
             for (offset, bytes) in prepared {
-                self.write(offset, &bytes)?;
+                if !from.detached {
+                    self.write(offset, &bytes)?;
+                }
             }
             self.offset = self.offset.max(offset);
+        }
+        if from.detached {
+            return Ok(());
         }
         let truncated = self.output.truncate(self.offset);
         truncated.map_err(TaskError::io("truncating the output"))

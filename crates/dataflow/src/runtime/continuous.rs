@@ -1,7 +1,7 @@
 //! Continuous operators: tasks on threads, bounded channels with credits, snapshots while records flow. With the protocol
 //! `StopTheWorld` it is the design that stops everything for each.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -12,6 +12,7 @@ use chandy_lamport::{
 };
 
 use super::channel::Ring;
+use super::stopper::{Ended, Stopper};
 use super::storekeeper::{Chore, Done, keep};
 use super::worker::{Beat, News, Order, Worker};
 use crate::persist::tasks;
@@ -37,26 +38,6 @@ pub struct Continuous {
     /// The rule of the snapshot protocol to break.
     #[cfg(feature = "mutation")]
     pub mutation: Option<chandy_lamport::Mutation>,
-}
-
-/// Ends a run as a crash would.
-#[derive(Clone, Debug, Default)]
-pub struct Stopper(Arc<AtomicBool>);
-
-impl Stopper {
-    /// Every thread of the run is lost with all it has in memory. The next run goes on from the storage.
-    pub fn stop(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// All sources have ended, and all that came of them is committed.
-    Finished,
-    /// It was stopped.
-    Stopped,
 }
 
 /// What a run did.
@@ -305,7 +286,7 @@ impl Driver<'_> {
         stopper: &Stopper,
     ) -> Result<Ended, TaskError> {
         loop {
-            if stopper.0.load(Ordering::Acquire) {
+            if stopper.is_stopped() {
                 return Ok(Ended::Stopped);
             }
             match news.recv_timeout(TICK) {
