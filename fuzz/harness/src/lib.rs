@@ -12,6 +12,9 @@ mod pci_config;
 mod raft_step;
 mod rdd_blocks;
 mod shadow;
+mod snapshot_frames;
+mod snapshot_process;
+mod snapshot_restore;
 
 pub use apic::apic;
 pub use histories::histories;
@@ -24,3 +27,6 @@ pub use pci_config::pci_config;
 pub use raft_step::raft_step;
 pub use rdd_blocks::rdd_blocks;
 pub use shadow::shadow;
+pub use snapshot_frames::snapshot_frames;
+pub use snapshot_process::snapshot_process;
+pub use snapshot_restore::snapshot_restore;
