@@ -22,12 +22,13 @@ pub struct Segment {
 /// Filled by a pop; what the driver does to the ring afterwards changes nothing here.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    segments: Vec<Segment>,
+    /// As many as the queue has descriptors; those from `count` on are left over.
+    segments: Box<[Segment]>,
+    count: usize,
     /// How many of `segments` the device may only read.
     readable: usize,
     readable_bytes: u64,
     writable_bytes: u64,
-    limit: usize,
     /// The private copy of an indirect table.
     pub(crate) table: Vec<RawDescriptor>,
 }
@@ -88,12 +89,16 @@ impl Chain {
     pub fn new(config: &ActiveConfig) -> Self {
         let limit = usize::from(config.config().size);
         let indirect = config.config().features.indirect;
+        let nothing = Segment {
+            address: GuestAddress(0),
+            length: 0,
+        };
         Self {
-            segments: Vec::with_capacity(limit),
+            segments: vec![nothing; limit].into_boxed_slice(),
+            count: 0,
             readable: 0,
             readable_bytes: 0,
             writable_bytes: 0,
-            limit,
             table: vec![[0; 2]; if indirect { limit } else { 0 }],
         }
     }
@@ -107,7 +112,7 @@ impl Chain {
     /// Buffers that the device writes.
     #[must_use]
     pub fn writable(&self) -> &[Segment] {
-        &self.segments[self.readable..]
+        &self.segments[self.readable..self.count]
     }
 
     /// Sum of the lengths of [`readable`](Self::readable), below 4 GiB.
@@ -161,30 +166,51 @@ impl Chain {
         Ok(done)
     }
 
+    /// That the device wrote no more than there is room for.
     #[inline(always)]
+    pub(crate) fn assert_fits(&self, written: u32) {
+        assert!(
+            u64::from(written) <= self.writable_bytes,
+            "a device writes at most what is writable"
+        );
+    }
+
+    /// Forgets what was there and takes the first buffer. Nothing old is read: most chains end here.
+    #[inline(always)]
+    pub(crate) fn begin(
+        &mut self,
+        address: u64,
+        length: u32,
+        write: bool,
+    ) -> Result<(), ChainError> {
+        self.segments[0] = Segment::new(address, length)?;
+        self.count = 1;
+        let bytes = u64::from(length);
+        (self.readable, self.readable_bytes, self.writable_bytes) =
+            if write { (0, 0, bytes) } else { (1, bytes, 0) };
+        Ok(())
+    }
+
+    /// Forgets what was there.
     pub(crate) fn clear(&mut self) {
-        self.segments.clear();
+        self.count = 0;
         self.readable = 0;
         self.readable_bytes = 0;
         self.writable_bytes = 0;
     }
 
-    #[inline(always)]
+    /// Takes one more buffer. Refuses one too many, and so bounds whatever loop calls it.
+    #[inline]
     pub(crate) fn push(
         &mut self,
         address: u64,
         length: u32,
         write: bool,
     ) -> Result<(), ChainError> {
-        if self.segments.len() >= self.limit {
-            return Err(ChainError::TooLong);
-        }
-        if length == 0 {
-            return Err(ChainError::Empty);
-        }
-        if address.checked_add(u64::from(length)).is_none() {
-            return Err(ChainError::Wraps { address });
-        }
+        let place = self.segments.get_mut(self.count);
+        let place = place.ok_or(ChainError::TooLong)?;
+        *place = Segment::new(address, length)?;
+        self.count += 1;
         let bytes = u64::from(length);
         if write {
             self.writable_bytes += bytes;
@@ -197,9 +223,23 @@ impl Chain {
         if self.readable_bytes + self.writable_bytes > u64::from(u32::MAX) {
             return Err(ChainError::TooLarge);
         }
-        let address = GuestAddress(address);
-        self.segments.push(Segment { address, length });
         Ok(())
+    }
+}
+
+impl Segment {
+    #[inline(always)]
+    fn new(address: u64, length: u32) -> Result<Self, ChainError> {
+        if length == 0 {
+            return Err(ChainError::Empty);
+        }
+        if address.checked_add(u64::from(length)).is_none() {
+            return Err(ChainError::Wraps { address });
+        }
+        Ok(Self {
+            address: GuestAddress(address),
+            length,
+        })
     }
 }
 

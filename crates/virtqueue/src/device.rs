@@ -210,6 +210,40 @@ impl<R: Ring> DeviceQueue<R> {
         }
     }
 
+    /// Pops each chain there is, at most `limit`, has `device` serve it, and completes it with the
+    /// bytes that `device` answers; how many chains there were. Costs less than the same one by
+    /// one.
+    ///
+    /// For devices that are done with a chain before they look at the next.
+    ///
+    /// # Errors
+    ///
+    /// What the driver got wrong, now or before. The chains before it are completed.
+    ///
+    /// # Panics
+    ///
+    /// When `device` claims to have written more than was writable. With `VIRTIO_F_IN_ORDER`, while
+    /// popped chains are out.
+    #[inline(always)]
+    pub fn serve(
+        &mut self,
+        chain: &mut Chain,
+        limit: u16,
+        device: impl FnMut(&Chain) -> u32,
+    ) -> Result<u16, QueueError> {
+        if let Some(error) = self.broken {
+            return Err(error);
+        }
+        let served = match &mut self.side {
+            DeviceSide::Split(side) => side.serve(chain, limit, device),
+            DeviceSide::Packed(side) => side.serve(chain, limit, device),
+        };
+        match served {
+            Ok(served) => Ok(served),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
     /// Shows the driver all that was completed, at once, and says whether to interrupt it.
     ///
     /// # Errors

@@ -70,20 +70,19 @@ impl<R: Ring> PackedDevice<R> {
     #[inline(always)]
     pub(crate) fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
         let at = self.next_avail;
-        let word = self.load(at.slot, 1)?;
+        let word = self.load(at.slot(), 1)?;
         let address_comes = PackedDescriptor::decode([0, word]);
-        if !address_comes.is_available(at.wrap) {
+        if !address_comes.is_available(at.wrap()) {
             return Ok(None);
         }
-        let address = self.load(at.slot, 0)?;
+        let address = self.load(at.slot(), 0)?;
         let first = PackedDescriptor {
             address,
             ..address_comes
         };
-        chain.clear();
         let walked = self.walk(first, chain);
         let (id, slots) = walked.map_err(|source| QueueError::Chain {
-            head: at.slot,
+            head: at.slot(),
             source,
         })?;
         if slots > self.size - self.busy {
@@ -97,7 +96,12 @@ impl<R: Ring> PackedDevice<R> {
         self.busy += slots;
         self.next_avail = at.advanced(slots, self.size);
         self.counts.chains += 1;
-        Ok(Some(Head::new(id, at.slot, slots, chain.writable_bytes())))
+        Ok(Some(Head::new(
+            id,
+            at.slot(),
+            slots,
+            chain.writable_bytes(),
+        )))
     }
 
     /// The buffer id and the slots of the chain that begins with `first`.
@@ -107,7 +111,7 @@ impl<R: Ring> PackedDevice<R> {
             self.walk_indirect(first, chain)?;
             return Ok((first.id, 1));
         }
-        chain.push(first.address, first.length, first.flags & WRITE != 0)?;
+        chain.begin(first.address, first.length, first.flags & WRITE != 0)?;
         if first.flags & NEXT == 0 {
             return Ok((first.id, 1));
         }
@@ -120,9 +124,9 @@ impl<R: Ring> PackedDevice<R> {
         let mut slots = 1;
         loop {
             at = at.advanced(1, self.size);
-            let load = |word| self.load(at.slot, word).map_err(ChainError::Fault);
+            let load = |word| self.load(at.slot(), word).map_err(ChainError::Fault);
             let descriptor = PackedDescriptor::decode([load(0)?, load(1)?]);
-            if !descriptor.is_available(at.wrap) {
+            if !descriptor.is_available(at.wrap()) {
                 // The driver's mistake, or the same descriptors a second time: a chain as long as
                 // the ring comes around to slots of the lap before.
                 return Err(ChainError::NotAvailable);
@@ -149,6 +153,7 @@ impl<R: Ring> PackedDevice<R> {
             return Err(ChainError::IndirectInChain);
         }
         let entries = table_entries(first.length, self.size)?;
+        chain.clear();
         let mut table = std::mem::take(&mut chain.table);
         let copied = self.ring.read_table(first.address, &mut table[..entries]);
         let walked = copied
@@ -173,7 +178,7 @@ impl<R: Ring> PackedDevice<R> {
         *in_flight = false;
         let at = self.next_used;
         if self.features.in_order {
-            assert_eq!(head.position, at.slot, "buffers are used in order");
+            assert_eq!(head.position, at.slot(), "buffers are used in order");
             self.hold(head, at, written)?;
         } else {
             self.write_used(at, head.id, written, head.writable)?;
@@ -185,6 +190,29 @@ impl<R: Ring> PackedDevice<R> {
             .unsignalled
             .map(|slots| (slots + head.slots).min(self.size));
         Ok(())
+    }
+
+    /// Pops, serves and completes chains while there are any, at most `limit`; how many there were.
+    #[inline]
+    pub(crate) fn serve(
+        &mut self,
+        chain: &mut Chain,
+        limit: u16,
+        mut device: impl FnMut(&Chain) -> u32,
+    ) -> Result<u16, QueueError> {
+        for served in 0..limit {
+            let Some(head) = self.pop(chain)? else {
+                return Ok(served);
+            };
+            let written = device(chain);
+            chain.assert_fits(written);
+            match self.complete(&head, written) {
+                Ok(()) => {}
+                Err(UsedError::Ring(fault)) => return Err(fault.into()),
+                Err(UsedError::TooLong { .. }) => unreachable!("it fits"),
+            }
+        }
+        Ok(limit)
     }
 
     /// 2.8.9: one descriptor, with the id of its last buffer, does for a batch whose other buffers
@@ -221,15 +249,15 @@ impl<R: Ring> PackedDevice<R> {
             address: 0,
             length: written,
             id,
-            flags: used_flags(at.wrap) | write,
+            flags: used_flags(at.wrap()) | write,
         };
         let [_, word] = used.encode();
         if self.first.is_none() {
-            self.first = Some((at.slot, word));
+            self.first = Some((at.slot(), word));
             return Ok(());
         }
         self.ring
-            .store_u64(Area::Descriptors, word_of(at.slot), word, Release)
+            .store_u64(Area::Descriptors, word_of(at.slot()), word, Release)
     }
 
     #[inline(always)]
@@ -274,8 +302,8 @@ impl<R: Ring> PackedDevice<R> {
         // the other.
         self.ring.fence()?;
         let at = self.next_avail;
-        let next = PackedDescriptor::decode([0, self.load(at.slot, 1)?]);
-        if next.is_available(at.wrap) {
+        let next = PackedDescriptor::decode([0, self.load(at.slot(), 1)?]);
+        if next.is_available(at.wrap()) {
             Ok(Pending::More)
         } else {
             Ok(Pending::None)

@@ -131,13 +131,13 @@ impl<R: Ring> PackedDriver<R> {
                 address: segment.address.0,
                 length: segment.length,
                 id,
-                flags: flag | more | available_flags(at.wrap),
+                flags: flag | more | available_flags(at.wrap()),
             };
             let [address, word] = descriptor.encode();
-            self.store(at.slot, 0, address)?;
+            self.store(at.slot(), 0, address)?;
             match first {
-                None => first = Some((at.slot, word)),
-                Some(_) => self.store(at.slot, 1, word)?,
+                None => first = Some((at.slot(), word)),
+                Some(_) => self.store(at.slot(), 1, word)?,
             }
             at = at.advanced(1, self.size);
         }
@@ -172,11 +172,11 @@ impl<R: Ring> PackedDriver<R> {
             address: table,
             length: 16 * u32::from(entries),
             id,
-            flags: INDIRECT | available_flags(at.wrap),
+            flags: INDIRECT | available_flags(at.wrap()),
         };
         let [address, word] = descriptor.encode();
-        self.store(at.slot, 0, address)?;
-        Ok(self.show(at.slot, word)?)
+        self.store(at.slot(), 0, address)?;
+        Ok(self.show(at.slot(), word)?)
     }
 
     /// Makes a chain available, unless it is the first of its batch.
@@ -234,11 +234,11 @@ impl<R: Ring> PackedDriver<R> {
     #[inline(always)]
     fn element(&self) -> Result<Option<Used>, DeviceFault> {
         let at = self.next_used;
-        let word = 2 * usize::from(at.slot) + 1;
+        let word = 2 * usize::from(at.slot()) + 1;
         let word = self.ring.load_u64(Area::Descriptors, word, Acquire)?;
         let used = PackedDescriptor::decode([0, word]);
         // A slot of the driver's own that no chain is in may say anything.
-        if self.busy == 0 || !used.is_used(at.wrap) {
+        if self.busy == 0 || !used.is_used(at.wrap()) {
             return Ok(None);
         }
         let id = used.id;

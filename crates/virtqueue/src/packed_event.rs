@@ -15,34 +15,38 @@ pub(crate) enum PackedEvent {
     Descriptor(Position),
 }
 
-/// A slot of the ring and the wrap counter of the lap.
+/// A slot of the ring and the wrap counter of the lap: one 32-bit word, for the reason that
+/// [`Counter`](crate::split::Counter) gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) slot: u16,
-    pub(crate) wrap: bool,
-}
+pub(crate) struct Position(u32);
 
 impl Position {
     /// Where both sides begin: 2.8.1, "initialized to 1".
-    pub(crate) const START: Self = Self {
-        slot: 0,
-        wrap: true,
-    };
+    pub(crate) const START: Self = Self(1 << 16);
+
+    #[inline(always)]
+    pub(crate) fn new(slot: u16, wrap: bool) -> Self {
+        Self(u32::from(slot) | u32::from(wrap) << 16)
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    pub(crate) fn wrap(self) -> bool {
+        self.0 >> 16 != 0
+    }
 
     /// The position `count` slots on, at most one lap, in a ring of `size`.
     #[inline(always)]
     pub(crate) fn advanced(self, count: u16, size: u16) -> Self {
-        let to_end = size - self.slot;
+        let to_end = size - self.slot();
         if count < to_end {
-            Self {
-                slot: self.slot + count,
-                ..self
-            }
+            Self::new(self.slot() + count, self.wrap())
         } else {
-            Self {
-                slot: count - to_end,
-                wrap: !self.wrap,
-            }
+            Self::new(count - to_end, !self.wrap())
         }
     }
 }
@@ -53,10 +57,7 @@ impl PackedEvent {
         let flags = (word >> 16) as u16 & 0b11;
         match flags {
             FLAGS_DISABLE => Self::Disable,
-            FLAGS_DESC => Self::Descriptor(Position {
-                slot: word as u16 & 0x7fff,
-                wrap: word & WRAP != 0,
-            }),
+            FLAGS_DESC => Self::Descriptor(Position::new(word as u16 & 0x7fff, word & WRAP != 0)),
             // 0 is "enable"; 3 is reserved, and a notification too many does no harm.
             _ => Self::Enable,
         }
@@ -66,9 +67,9 @@ impl PackedEvent {
         match self {
             Self::Enable => 0,
             Self::Disable => u32::from(FLAGS_DISABLE) << 16,
-            Self::Descriptor(Position { slot, wrap }) => {
-                let wrap = if wrap { WRAP } else { 0 };
-                u32::from(slot) | wrap | u32::from(FLAGS_DESC) << 16
+            Self::Descriptor(position) => {
+                let wrap = if position.wrap() { WRAP } else { 0 };
+                u32::from(position.slot()) | wrap | u32::from(FLAGS_DESC) << 16
             }
         }
     }
@@ -82,7 +83,7 @@ impl PackedEvent {
         match self {
             Self::Enable => Notify::Send,
             Self::Disable => by_flag(true),
-            Self::Descriptor(event) if event.slot >= size || !event_idx => Notify::Send,
+            Self::Descriptor(event) if event.slot() >= size || !event_idx => Notify::Send,
             Self::Descriptor(event) => by_event(passes(event, new, count, size)),
         }
     }
@@ -91,10 +92,10 @@ impl PackedEvent {
 /// Whether `event` is one of the `count` slots that end before `new`.
 #[inline(always)]
 fn passes(event: Position, new: Position, count: u16, size: u16) -> bool {
-    let new_slot = i32::from(new.slot);
-    let mut slot = i32::from(event.slot);
+    let new_slot = i32::from(new.slot());
+    let mut slot = i32::from(event.slot());
     // Of two laps that are not this one, only the last can have been written.
-    if event.wrap != new.wrap {
+    if event.wrap() != new.wrap() {
         slot -= i32::from(size);
     }
     (new_slot - i32::from(count)..new_slot).contains(&slot)
@@ -111,10 +112,7 @@ mod tests {
     /// Position on an endless tape.
     fn at(tape: u32, size: u16) -> Position {
         let size = u32::from(size);
-        Position {
-            slot: (tape % size) as u16,
-            wrap: (tape / size).is_multiple_of(2),
-        }
+        Position::new((tape % size) as u16, (tape / size).is_multiple_of(2))
     }
 
     #[test]
@@ -151,10 +149,7 @@ mod tests {
             PackedEvent::Enable,
             PackedEvent::Disable,
             PackedEvent::Descriptor(Position::START),
-            PackedEvent::Descriptor(Position {
-                slot: 0x7fff,
-                wrap: false,
-            }),
+            PackedEvent::Descriptor(Position::new(0x7fff, false)),
         ];
         for event in events {
             assert_eq!(PackedEvent::decode(event.encode()), event);
@@ -163,10 +158,7 @@ mod tests {
 
     #[test]
     fn a_position_outside_the_ring_gets_its_notification() {
-        let outside = Position {
-            slot: 4,
-            wrap: true,
-        };
+        let outside = Position::new(4, true);
         let notify = PackedEvent::Descriptor(outside).decide(Position::START, 1, 4, true);
         assert_eq!(notify, Notify::Send);
     }

@@ -41,3 +41,26 @@ pub(crate) fn used_id(slot: u16) -> usize {
 pub(crate) fn used_length(slot: u16) -> usize {
     2 + 2 * usize::from(slot)
 }
+
+/// A 16-bit counter of entries, kept in 32 bits: a processor passes a store on to a load of the same
+/// width only, and compilers load 16-bit fields in pairs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counter(u32);
+
+impl Counter {
+    #[inline(always)]
+    pub(crate) fn new(value: u16) -> Self {
+        Self(u32::from(value))
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "it never exceeds 16 bits")]
+    pub(crate) fn value(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    pub(crate) fn step(&mut self) {
+        *self = Self::new(self.value().wrapping_add(1));
+    }
+}

@@ -7,8 +7,8 @@ use crate::descriptor::{INDIRECT, NEXT, SplitDescriptor, WRITE};
 use crate::device::{DeviceCounts, Head, QueueError, UsedError};
 use crate::notify::{Notify, Pending, by_event, by_flag, passes};
 use crate::split::{
-    AVAIL_FLAGS, AVAIL_IDX, NO_INTERRUPT, NO_NOTIFY, USED_FLAGS, USED_IDX, avail_event, avail_slot,
-    used_event, used_id, used_length,
+    AVAIL_FLAGS, AVAIL_IDX, Counter, NO_INTERRUPT, NO_NOTIFY, USED_FLAGS, USED_IDX, avail_event,
+    avail_slot, used_event, used_id, used_length,
 };
 use crate::{ActiveConfig, Area, Fault, Ring, RingFeatures};
 
@@ -19,13 +19,13 @@ pub(crate) struct SplitDevice<R> {
     size: u16,
     mask: u16,
     /// The next entry of the available ring to look at.
-    pub(crate) next_avail: u16,
+    next_avail: Counter,
     /// `avail.idx` as it was last read.
-    seen_avail: u16,
+    seen_avail: Counter,
     /// The next entry of the used ring to write; ahead of `used.idx` until a flush.
-    pub(crate) next_used: u16,
+    next_used: Counter,
     /// `used.idx` as the driver sees it.
-    published: u16,
+    published: Counter,
     /// `used.idx` when an interrupt was last considered; `None` when nobody knows.
     pub(crate) signalled: Option<u16>,
     /// With `VIRTIO_F_IN_ORDER`, a used element that may yet be skipped.
@@ -54,10 +54,10 @@ impl<R: Ring> SplitDevice<R> {
             features: config.config().features,
             size,
             mask: size - 1,
-            next_avail: 0,
-            seen_avail: 0,
-            next_used: 0,
-            published: 0,
+            next_avail: Counter::default(),
+            seen_avail: Counter::default(),
+            next_used: Counter::default(),
+            published: Counter::default(),
             signalled: Some(0),
             held: None,
             in_flight: vec![false; usize::from(size)].into_boxed_slice(),
@@ -68,10 +68,14 @@ impl<R: Ring> SplitDevice<R> {
 
     /// Goes on where a drained queue stopped.
     pub(crate) fn resume(&mut self, position: u16, signalled: Option<u16>) {
-        self.next_avail = position;
-        self.seen_avail = position;
-        self.next_used = position;
-        self.published = position;
+        for counter in [
+            &mut self.next_avail,
+            &mut self.seen_avail,
+            &mut self.next_used,
+            &mut self.published,
+        ] {
+            *counter = Counter::new(position);
+        }
         self.signalled = signalled;
     }
 
@@ -80,7 +84,8 @@ impl<R: Ring> SplitDevice<R> {
         if self.next_avail == self.seen_avail && self.look()? == 0 {
             return Ok(None);
         }
-        let slot = avail_slot(self.next_avail & self.mask);
+        let position = self.next_avail.value();
+        let slot = avail_slot(position & self.mask);
         let head = self.ring.load_u16(Area::Driver, slot, Relaxed)?;
         let Some(in_flight) = self.in_flight.get_mut(usize::from(head)) else {
             return Err(QueueError::HeadOutOfRange { head });
@@ -89,11 +94,9 @@ impl<R: Ring> SplitDevice<R> {
             return Err(QueueError::HeadInFlight { head });
         }
         *in_flight = true;
-        chain.clear();
         self.walk(head, chain)
             .map_err(|source| QueueError::Chain { head, source })?;
-        let position = self.next_avail;
-        self.next_avail = position.wrapping_add(1);
+        self.next_avail.step();
         self.counts.chains += 1;
         Ok(Some(Head::new(head, position, 1, chain.writable_bytes())))
     }
@@ -102,14 +105,14 @@ impl<R: Ring> SplitDevice<R> {
     #[inline(always)]
     fn look(&mut self) -> Result<u16, QueueError> {
         let index = self.ring.load_u16(Area::Driver, AVAIL_IDX, Acquire)?;
-        let entries = index.wrapping_sub(self.next_avail);
+        let next = self.next_avail.value();
+        let entries = index.wrapping_sub(next);
         // No more heads can be out than there are descriptors: those popped and not used yet count.
-        let popped = self.next_avail.wrapping_sub(self.next_used);
+        let popped = next.wrapping_sub(self.next_used.value());
         if entries > self.size - popped {
-            let next = self.next_avail;
             return Err(QueueError::AvailIndexJump { index, next });
         }
-        self.seen_avail = index;
+        self.seen_avail = Counter::new(index);
         Ok(entries)
     }
 
@@ -119,7 +122,7 @@ impl<R: Ring> SplitDevice<R> {
         if first.flags & INDIRECT != 0 {
             return self.walk_indirect(first, chain);
         }
-        chain.push(first.address, first.length, first.flags & WRITE != 0)?;
+        chain.begin(first.address, first.length, first.flags & WRITE != 0)?;
         if first.flags & NEXT != 0 {
             self.walk_rest(first.next, chain)?;
         }
@@ -153,6 +156,7 @@ impl<R: Ring> SplitDevice<R> {
             return Err(ChainError::IndirectInChain);
         }
         let entries = table_entries(first.length, self.size)?;
+        chain.clear();
         // A table that is taken out and put back leaves `chain` free for the walk.
         let mut table = std::mem::take(&mut chain.table);
         let copied = self.ring.read_table(first.address, &mut table[..entries]);
@@ -179,15 +183,119 @@ impl<R: Ring> SplitDevice<R> {
         assert!(*in_flight, "a head of this queue, completed once");
         if self.features.in_order {
             // An order that the device promised, not the driver.
-            assert_eq!(head.position, self.next_used, "buffers are used in order");
+            assert_eq!(
+                head.position,
+                self.next_used.value(),
+                "buffers are used in order"
+            );
             *in_flight = false;
             self.hold(head, written)?;
         } else {
             *in_flight = false;
-            self.write_element(self.next_used, head.id, written)?;
+            self.write_element(self.next_used.value(), head.id, written)?;
         }
-        self.next_used = self.next_used.wrapping_add(1);
+        self.next_used.step();
         Ok(())
+    }
+
+    /// Pops, serves and completes chains while there are any, at most `limit`; how many there were.
+    #[inline]
+    pub(crate) fn serve(
+        &mut self,
+        chain: &mut Chain,
+        limit: u16,
+        mut device: impl FnMut(&Chain) -> u32,
+    ) -> Result<u16, QueueError> {
+        let mut total = 0;
+        while total < limit && (self.next_avail != self.seen_avail || self.look()? > 0) {
+            let pending = self
+                .seen_avail
+                .value()
+                .wrapping_sub(self.next_avail.value());
+            let count = pending.min(limit - total);
+            // Chains that were popped one by one may be out: their heads must not come again. With
+            // VIRTIO_F_IN_ORDER elements are held back.
+            let in_step = self.next_avail == self.next_used && !self.features.in_order;
+            let (served, result) = if in_step {
+                self.serve_in_step(chain, count, &mut device)
+            } else {
+                self.serve_one_by_one(chain, count, &mut device)
+            };
+            total += served;
+            self.counts.chains += u64::from(served);
+            result?;
+        }
+        Ok(total)
+    }
+
+    /// The case of a device that has no chain out: positions go together, and no head can be in
+    /// flight.
+    #[inline]
+    fn serve_in_step(
+        &mut self,
+        chain: &mut Chain,
+        count: u16,
+        device: &mut impl FnMut(&Chain) -> u32,
+    ) -> (u16, Result<(), QueueError>) {
+        let from = self.next_avail.value();
+        let mut served = 0;
+        let mut result = Ok(());
+        while served < count {
+            let position = from.wrapping_add(served);
+            result = self.serve_at(position, chain, device);
+            if result.is_err() {
+                break;
+            }
+            served += 1;
+        }
+        self.next_avail = Counter::new(from.wrapping_add(served));
+        self.next_used = self.next_avail;
+        (served, result)
+    }
+
+    #[inline(always)]
+    fn serve_at(
+        &self,
+        position: u16,
+        chain: &mut Chain,
+        device: &mut impl FnMut(&Chain) -> u32,
+    ) -> Result<(), QueueError> {
+        let slot = avail_slot(position & self.mask);
+        let head = self.ring.load_u16(Area::Driver, slot, Relaxed)?;
+        if head >= self.size {
+            return Err(QueueError::HeadOutOfRange { head });
+        }
+        self.walk(head, chain)
+            .map_err(|source| QueueError::Chain { head, source })?;
+        let written = device(chain);
+        chain.assert_fits(written);
+        Ok(self.write_element(position, head, written)?)
+    }
+
+    fn serve_one_by_one(
+        &mut self,
+        chain: &mut Chain,
+        count: u16,
+        device: &mut impl FnMut(&Chain) -> u32,
+    ) -> (u16, Result<(), QueueError>) {
+        for served in 0..count {
+            match self.pop(chain) {
+                Ok(Some(head)) => {
+                    // Counted by the caller.
+                    self.counts.chains -= 1;
+                    let written = device(chain);
+                    chain.assert_fits(written);
+                    match self.complete(&head, written) {
+                        Ok(()) => {}
+                        Err(UsedError::Ring(fault)) => return (served, Err(fault.into())),
+                        Err(UsedError::TooLong { .. }) => unreachable!("it fits"),
+                    }
+                }
+                Ok(None) => return (served, Ok(())),
+                Err(error) => return (served, Err(error)),
+            }
+        }
+        (count, Ok(()))
     }
 
     /// Virtio 1.3, 2.7.9: one element, with the id of its last buffer, does for a batch whose other
@@ -197,9 +305,9 @@ impl<R: Ring> SplitDevice<R> {
             Some(held) if held.full => held.first,
             Some(held) => {
                 self.write_element(held.first, held.id, held.written)?;
-                self.next_used
+                self.next_used.value()
             }
-            None => self.next_used,
+            None => self.next_used.value(),
         };
         self.held = Some(HeldElement {
             first,
@@ -220,19 +328,22 @@ impl<R: Ring> SplitDevice<R> {
 
     #[inline(always)]
     pub(crate) fn flush(&mut self) -> Result<Notify, Fault> {
-        if let Some(held) = self.held.take() {
+        if self.features.in_order
+            && let Some(held) = self.held.take()
+        {
             self.write_element(held.first, held.id, held.written)?;
         }
         if self.next_used == self.published {
             return Ok(Notify::Idle);
         }
+        let index = self.next_used.value();
         self.ring
-            .store_u16(Area::Device, USED_IDX, self.next_used, Release)?;
+            .store_u16(Area::Device, USED_IDX, index, Release)?;
         self.published = self.next_used;
         // The driver writes its wish and then reads used.idx; one of the two must see the other.
         self.ring.fence()?;
         let notify = self.decide()?;
-        self.signalled = Some(self.published);
+        self.signalled = Some(index);
         Ok(self.counts.interrupts.count(notify))
     }
 
@@ -246,7 +357,7 @@ impl<R: Ring> SplitDevice<R> {
         let event = self.ring.load_u16(Area::Driver, place, Relaxed)?;
         let passed = self
             .signalled
-            .is_none_or(|old| passes(event, old, self.published));
+            .is_none_or(|old| passes(event, old, self.published.value()));
         Ok(by_event(passed))
     }
 
@@ -266,7 +377,7 @@ impl<R: Ring> SplitDevice<R> {
         if self.features.event_idx {
             let place = avail_event(self.size);
             self.ring
-                .store_u16(Area::Device, place, self.next_avail, Relaxed)?;
+                .store_u16(Area::Device, place, self.next_avail.value(), Relaxed)?;
         } else {
             self.ring.store_u16(Area::Device, USED_FLAGS, 0, Relaxed)?;
         }
@@ -280,7 +391,12 @@ impl<R: Ring> SplitDevice<R> {
 
     /// Chains popped whose use the driver cannot see yet.
     pub(crate) fn outstanding(&self) -> u16 {
-        self.next_avail.wrapping_sub(self.published)
+        self.next_avail.value().wrapping_sub(self.published.value())
+    }
+
+    /// The next entry to pop, and the next element to write.
+    pub(crate) fn positions(&self) -> [u16; 2] {
+        [self.next_avail.value(), self.next_used.value()]
     }
 }
 

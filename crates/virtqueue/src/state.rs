@@ -68,13 +68,16 @@ impl<R: Ring> DeviceQueue<R> {
         }
         let config = *self.config().config();
         Ok(match &self.side {
-            DeviceSide::Split(side) => QueueState {
-                config,
-                next_avail: side.next_avail,
-                next_used: side.next_used,
-                signalled: side.signalled,
-                kicks_enabled: side.kicks_enabled,
-            },
+            DeviceSide::Split(side) => {
+                let [next_avail, next_used] = side.positions();
+                QueueState {
+                    config,
+                    next_avail,
+                    next_used,
+                    signalled: side.signalled,
+                    kicks_enabled: side.kicks_enabled,
+                }
+            }
             DeviceSide::Packed(side) => QueueState {
                 config,
                 next_avail: side.next_avail.encode(),
@@ -102,7 +105,7 @@ impl QueueState {
         }
         let position = self.next_used;
         let outside = self.config.layout == Layout::Packed
-            && Position::decode(position).slot >= self.config.size;
+            && Position::decode(position).slot() >= self.config.size;
         if outside {
             return Err(RestoreError::OutOfRange { position });
         }
@@ -140,14 +143,11 @@ impl QueueState {
 
 impl Position {
     fn encode(self) -> u16 {
-        self.slot | u16::from(self.wrap) << 15
+        self.slot() | u16::from(self.wrap()) << 15
     }
 
     fn decode(position: u16) -> Self {
-        Self {
-            slot: position & 0x7fff,
-            wrap: position & 0x8000 != 0,
-        }
+        Self::new(position & 0x7fff, position & 0x8000 != 0)
     }
 }
 

@@ -22,6 +22,7 @@ enum Step {
         which: u8,
         written: u8,
     },
+    Serve(u8),
     Flush,
     Take(u8),
     DeviceSleeps,
@@ -38,6 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => Just(Step::Publish),
         4 => (1..4_u8).prop_map(Step::Pop),
         6 => (any::<u8>(), any::<u8>()).prop_map(|(which, written)| Step::Complete { which, written }),
+        2 => (0..6_u8).prop_map(Step::Serve),
         3 => Just(Step::Flush),
         4 => (1..6_u8).prop_map(Step::Take),
         1 => Just(Step::DeviceSleeps),
@@ -164,6 +166,22 @@ proptest! {
                     let written = room * u32::from(written) / 255;
                     device.complete(head, written).unwrap();
                     model.completed.push_back((posted.id, written));
+                }
+                Step::Serve(limit) => {
+                    if features.in_order && !model.popped.is_empty() {
+                        continue;
+                    }
+                    let (published, completed) = (&mut model.published, &mut model.completed);
+                    let expected = published.len().min(usize::from(limit));
+                    let served = device.serve(&mut chain, limit.into(), |chain| {
+                        let posted = published.pop_front().expect("it was published");
+                        assert_eq!(chain.readable(), posted.readable);
+                        assert_eq!(chain.writable(), posted.writable);
+                        let written = u32::try_from(chain.writable_bytes() / 2).unwrap();
+                        completed.push_back((posted.id, written));
+                        written
+                    });
+                    prop_assert_eq!(served.unwrap(), u16::try_from(expected).unwrap());
                 }
                 Step::Flush => {
                     let notify = device.flush().unwrap();

@@ -12,6 +12,8 @@ mod pci_config;
 mod raft_step;
 mod rdd_blocks;
 mod shadow;
+mod virtqueue_device;
+mod virtqueue_driver;
 
 pub use apic::apic;
 pub use histories::histories;
@@ -24,3 +26,5 @@ pub use pci_config::pci_config;
 pub use raft_step::raft_step;
 pub use rdd_blocks::rdd_blocks;
 pub use shadow::shadow;
+pub use virtqueue_device::virtqueue_device;
+pub use virtqueue_driver::virtqueue_driver;

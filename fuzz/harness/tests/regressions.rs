@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 13] = [
     ("apic", fuzz_harness::apic),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
@@ -17,6 +17,8 @@ const TARGETS: [(&str, Target); 11] = [
     ("rdd_blocks", fuzz_harness::rdd_blocks),
     ("raft_step", fuzz_harness::raft_step),
     ("shadow", fuzz_harness::shadow),
+    ("virtqueue_device", fuzz_harness::virtqueue_device),
+    ("virtqueue_driver", fuzz_harness::virtqueue_driver),
 ];
 
 #[test]
