@@ -1,6 +1,7 @@
 //! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
 
 mod apic;
+mod e1000;
 mod histories;
 mod hostile_state;
 mod interpreter;
@@ -16,6 +17,7 @@ mod virtqueue_device;
 mod virtqueue_driver;
 
 pub use apic::apic;
+pub use e1000::e1000;
 pub use histories::histories;
 pub use interpreter::interpreter;
 pub use native_unit::native_unit;

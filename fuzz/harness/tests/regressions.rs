@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 13] = [
+const TARGETS: [(&str, Target); 14] = [
     ("apic", fuzz_harness::apic),
+    ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
     ("native_unit", fuzz_harness::native_unit),
