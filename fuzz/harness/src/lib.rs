@@ -1,6 +1,7 @@
 //! The bodies of the fuzz targets, one module each, run for a second by the ordinary tests.
 
 mod apic;
+mod e1000;
 mod histories;
 mod hostile_state;
 mod interpreter;
@@ -15,8 +16,11 @@ mod shadow;
 mod snapshot_frames;
 mod snapshot_process;
 mod snapshot_restore;
+mod virtqueue_device;
+mod virtqueue_driver;
 
 pub use apic::apic;
+pub use e1000::e1000;
 pub use histories::histories;
 pub use interpreter::interpreter;
 pub use native_unit::native_unit;
@@ -30,3 +34,5 @@ pub use shadow::shadow;
 pub use snapshot_frames::snapshot_frames;
 pub use snapshot_process::snapshot_process;
 pub use snapshot_restore::snapshot_restore;
+pub use virtqueue_device::virtqueue_device;
+pub use virtqueue_driver::virtqueue_driver;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 14] = [
+const TARGETS: [(&str, Target); 17] = [
     ("apic", fuzz_harness::apic),
+    ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
     ("native_unit", fuzz_harness::native_unit),
@@ -20,6 +21,8 @@ const TARGETS: [(&str, Target); 14] = [
     ("snapshot_frames", fuzz_harness::snapshot_frames),
     ("snapshot_process", fuzz_harness::snapshot_process),
     ("snapshot_restore", fuzz_harness::snapshot_restore),
+    ("virtqueue_device", fuzz_harness::virtqueue_device),
+    ("virtqueue_driver", fuzz_harness::virtqueue_driver),
 ];
 
 #[test]
