@@ -23,7 +23,7 @@ mod walk;
 pub mod x86;
 
 pub use address::{Gpa, Gva, Hpa};
-pub use memory::{Exchange, SearchedMemory, TableMemory, Unbacked};
+pub use memory::{Exchange, Place, SearchedMemory, TableMemory, Unbacked};
 pub use observer::{Observer, Reference, ReferenceKind};
 pub use pinned::{PinError, PinnedMemory, PinnedRegion};
 pub use vm_memory;

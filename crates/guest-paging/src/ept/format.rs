@@ -59,7 +59,8 @@ pub enum MemoryType {
 pub(super) struct Request {
     /// The rights it needs, as entry bits.
     needed: u64,
-    writes: bool,
+    /// The flags that it sets in a leaf.
+    marks: u64,
     qualification: Qualification,
 }
 
@@ -89,7 +90,11 @@ impl Request {
         };
         Self {
             needed,
-            writes: needed & WRITE != 0,
+            marks: match (context.flags(), needed & WRITE != 0) {
+                (false, _) => 0,
+                (true, false) => ACCESSED,
+                (true, true) => ACCESSED | DIRTY,
+            },
             qualification: kind.union(linear),
         }
     }
@@ -110,10 +115,10 @@ impl Request {
     }
 }
 
-/// EPT of so many levels. `FLAGS` is whether accessed and dirty flags are enabled.
-pub(super) struct Ept<const LEVELS: u8, const FLAGS: bool>;
+/// EPT of so many levels.
+pub(super) struct Ept<const LEVELS: u8>;
 
-impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
+impl<const LEVELS: u8> Format for Ept<LEVELS> {
     type Context = Context;
     type Entry = u64;
     type Access = Request;
@@ -141,7 +146,17 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
         context.is_present(entry)
             && !context.is_misconfigured(level, entry)
-            && (!FLAGS || !marking || entry & ACCESSED != 0)
+            && (!context.flags() || !marking || entry & ACCESSED != 0)
+    }
+
+    #[inline(always)]
+    fn is_plain_table(context: &Context, _: bool, level: u8, entry: u64) -> bool {
+        context.is_plain_table(level, entry)
+    }
+
+    #[inline(always)]
+    fn is_plain_leaf(context: &Context, level: u8, entry: u64) -> bool {
+        context.is_plain_leaf(level, entry)
     }
 
     fn refusal(
@@ -185,17 +200,14 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
         access.violation(context, input, !denied)
     }
 
+    /// Never called without flags: each entry that is valid passes then.
     fn mark_table(entry: u64) -> u64 {
-        if FLAGS { entry | ACCESSED } else { entry }
+        entry | ACCESSED
     }
 
     #[inline(always)]
     fn mark_leaf(leaf: u64, access: Request) -> u64 {
-        match (FLAGS, access.writes) {
-            (false, _) => leaf,
-            (true, false) => leaf | ACCESSED,
-            (true, true) => leaf | ACCESSED | DIRTY,
-        }
+        leaf | access.marks
     }
 
     #[inline(always)]
@@ -220,7 +232,7 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
             Rights::EXECUTE_USER,
             denied & EXECUTE_USER == 0 && context.mode_based_execute(),
         );
-        rights.set(Rights::DIRTY, FLAGS && leaf & DIRTY != 0);
+        rights.set(Rights::DIRTY, context.flags() && leaf & DIRTY != 0);
         Translation {
             address: Gpa(leaf & ADDRESS & !inside | input & inside),
             size,

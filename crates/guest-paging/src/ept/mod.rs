@@ -10,7 +10,7 @@ pub use format::{MemoryType, Rights, Translation};
 
 use crate::nested::{Mapping, StageAccess, StageFault, Structures};
 use crate::walk as generic;
-use crate::{Gpa, Observer, TableMemory, WalkError};
+use crate::{Gpa, Observer, Place, TableMemory, WalkError};
 use format::{Ept, Request};
 
 /// Translates `gpa` for `access` as the processor does. If the EPTP enables accessed and dirty flags,
@@ -55,19 +55,9 @@ fn walk_in_format<M: TableMemory, O: Observer, const MARKING: bool>(
     observer: &mut O,
 ) -> Result<Translation, WalkError<Fault, M::Error>> {
     let request = Request::new(context, access);
-    match (context.levels(), context.flags()) {
-        (4, false) => {
-            generic::walk::<Ept<4, false>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (4, true) => {
-            generic::walk::<Ept<4, true>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (_, false) => {
-            generic::walk::<Ept<5, false>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (_, true) => {
-            generic::walk::<Ept<5, true>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
+    match context.levels() {
+        4 => generic::walk::<Ept<4>, M, O, MARKING>(memory, context, gpa.0, request, observer),
+        _ => generic::walk::<Ept<5>, M, O, MARKING>(memory, context, gpa.0, request, observer),
     }
 }
 
@@ -88,24 +78,32 @@ impl Structures for Context {
             .map_err(|error| error.map_fault(StageFault::Ept))
     }
 
-    #[inline]
+    #[inline(always)]
     fn glance<M: TableMemory, const MARKING: bool>(
         &self,
         memory: &M,
+        place: Place,
         input: Gpa,
         access: StageAccess,
     ) -> Option<Gpa> {
         let request = Request::new(self, access);
-        // The usual case alone; the full walk takes the others.
-        let translation = match (self.levels(), self.flags()) {
-            (4, false) => {
-                generic::glance::<Ept<4, false>, M, MARKING, true>(memory, self, input.0, request)
-            }
-            (4, true) => {
-                generic::glance::<Ept<4, true>, M, MARKING, true>(memory, self, input.0, request)
-            }
-            _ => None,
+        let glanced = if self.levels() == 4 {
+            generic::glance::<Ept<4>, M, MARKING>(memory, place, self, input.0, request)
+        } else {
+            glance_5_levels::<M, MARKING>(memory, place, self, input, request)
         };
-        translation.map(|translation| translation.address)
+        glanced.map(|translation| translation.address)
     }
+}
+
+/// Apart, so as not to burden the walk of 4 levels.
+#[inline(never)]
+fn glance_5_levels<M: TableMemory, const MARKING: bool>(
+    memory: &M,
+    place: Place,
+    context: &Context,
+    input: Gpa,
+    request: Request,
+) -> Option<Translation> {
+    generic::glance::<Ept<5>, M, MARKING>(memory, place, context, input.0, request)
 }

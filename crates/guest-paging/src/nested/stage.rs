@@ -2,7 +2,7 @@
 
 use super::failure::{Cause, Failure, StageFault};
 use super::trace::InDimension;
-use crate::memory::{Exchange, TableMemory};
+use crate::memory::{Exchange, Place, TableMemory};
 use crate::x86::{AccessKind, PageSize};
 use crate::{Gpa, Observer, WalkError};
 
@@ -73,6 +73,7 @@ pub trait Structures {
     fn glance<M: TableMemory, const MARKING: bool>(
         &self,
         _memory: &M,
+        _place: Place,
         _input: Gpa,
         _access: StageAccess,
     ) -> Option<Gpa> {
@@ -142,13 +143,13 @@ impl<M: TableMemory> TableMemory for Ground<M> {
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        self.memory.peek_u32(table, offset)
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        self.memory.peek_u32(place, table, offset)
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        self.memory.peek_u64(table, offset)
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        self.memory.peek_u64(place, table, offset)
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
@@ -232,16 +233,23 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
     }
 
     #[inline(always)]
-    fn glance(&self, at: Gpa) -> Option<Gpa> {
+    fn glance(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
         if self.observer.listens() {
             None
         } else if self.marking {
             self.structures
-                .glance::<L, true>(&self.below, at, StageAccess::LOAD)
+                .glance::<L, true>(&self.below, place, input, access)
         } else {
             self.structures
-                .glance::<L, false>(&self.below, at, StageAccess::LOAD)
+                .glance::<L, false>(&self.below, place, input, access)
         }
+    }
+
+    /// The page below that holds the entry, if a glance tells.
+    #[inline(always)]
+    fn page_of_entry(&self, place: Place, at: Gpa) -> Option<Gpa> {
+        let below = self.glance(place, at, StageAccess::LOAD)?;
+        Some(Gpa(below.0 & !OFFSET))
     }
 }
 
@@ -250,6 +258,9 @@ impl<S: Structures, L: Layer, O: Observer + Copy> Layer for Stage<'_, S, L, O> {
 
     #[inline]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<L::Bottom>> {
+        if let Some(address) = self.glance(Place::First, input, access) {
+            return self.below.descend(address, access);
+        }
         let mapping = self.translate(input, access)?;
         self.below.descend(mapping.address, access)
     }
@@ -267,15 +278,17 @@ impl<S: Structures, L: Layer, O: Observer + Copy> TableMemory for Stage<'_, S, L
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        let at = self.glance(Gpa(table.0 + offset))?;
-        self.below.peek_u32(at, 0)
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        let at = table.0 + offset;
+        let page = self.page_of_entry(place, Gpa(at))?;
+        self.below.peek_u32(place, page, at & OFFSET)
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        let at = self.glance(Gpa(table.0 + offset))?;
-        self.below.peek_u64(at, 0)
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        let at = table.0 + offset;
+        let page = self.page_of_entry(place, Gpa(at))?;
+        self.below.peek_u64(place, page, at & OFFSET)
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
@@ -288,3 +301,7 @@ impl<S: Structures, L: Layer, O: Observer + Copy> TableMemory for Stage<'_, S, L
         self.below.compare_exchange_u64(at, current, new)
     }
 }
+
+/// The address bits inside a page, which no stage changes. Handed on apart, they are known to the
+/// layer below before the page is.
+const OFFSET: u64 = 0xfff;
