@@ -2,6 +2,7 @@
 
 use crate::Gpa;
 use crate::bits::bits;
+use crate::nine_bits::{self, ADDRESS, PAGE};
 
 /// What the processor can do, from CPUID and `IA32_VMX_EPT_VPID_CAP`, and the VM-execution controls
 /// that change the format.
@@ -112,7 +113,7 @@ impl Context {
     /// Whether a present `entry` is misconfigured (SDM 28.3.3.1).
     #[inline(always)]
     pub(super) fn is_misconfigured(&self, level: u8, entry: u64) -> bool {
-        let leaf = level == 1 || entry & PAGE != 0;
+        let leaf = nine_bits::is_leaf(level, entry);
         let reserved = self.reserved[usize::from(level) % 8][usize::from(entry & PAGE != 0)];
         let low = if leaf {
             self.bad_leaf >> (entry & 0x3f) & 1 != 0
@@ -179,12 +180,9 @@ pub(super) const READ: u64 = 1 << 0;
 pub(super) const WRITE: u64 = 1 << 1;
 pub(super) const EXECUTE: u64 = 1 << 2;
 pub(super) const RIGHTS: u64 = READ | WRITE | EXECUTE;
-/// Maps a page, above level 1.
-pub(super) const PAGE: u64 = 1 << 7;
 pub(super) const ACCESSED: u64 = 1 << 8;
 pub(super) const DIRTY: u64 = 1 << 9;
 pub(super) const EXECUTE_USER: u64 = 1 << 10;
-pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// A plain entry, but for its address.
 const PLAIN: u64 = RIGHTS | EXECUTE_USER | ACCESSED;
 /// EPTP: enables accessed and dirty flags.

@@ -1,11 +1,11 @@
 //! The paging structures of EPT (SDM 28.3.2).
 
-use super::context::{ACCESSED, ADDRESS, Context, DIRTY, EXECUTE, EXECUTE_USER, PAGE, READ, WRITE};
+use super::context::{ACCESSED, Context, DIRTY, EXECUTE, EXECUTE_USER, READ, WRITE};
 use super::fault::{Fault, Qualification};
-use crate::Gpa;
 use crate::format::Format;
 use crate::nested::{Purpose, StageAccess};
 use crate::x86::{AccessKind, PageSize};
+use crate::{Gpa, nine_bits};
 
 /// Where a guest physical address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -130,7 +130,7 @@ impl<const LEVELS: u8> Format for Ept<LEVELS> {
     /// An address beyond the width of the structures has no translation.
     #[inline(always)]
     fn root(context: &Context, input: u64, access: Request) -> Result<(u8, Gpa), Fault> {
-        if input >> (12 + 9 * LEVELS) == 0 {
+        if nine_bits::is_within(input, LEVELS) {
             Ok((LEVELS, context.root()))
         } else {
             Err(access.violation(context, input, 0))
@@ -139,7 +139,7 @@ impl<const LEVELS: u8> Format for Ept<LEVELS> {
 
     #[inline(always)]
     fn offset(input: u64, level: u8) -> u64 {
-        input >> (9 * level) & (511 << 3)
+        nine_bits::offset(input, level)
     }
 
     #[inline(always)]
@@ -177,12 +177,12 @@ impl<const LEVELS: u8> Format for Ept<LEVELS> {
 
     #[inline(always)]
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
-        level == 1 || entry & PAGE != 0
+        nine_bits::is_leaf(level, entry)
     }
 
     #[inline(always)]
     fn table(entry: u64) -> Gpa {
-        Gpa(entry & ADDRESS)
+        nine_bits::table(entry)
     }
 
     #[inline(always)]
@@ -218,12 +218,7 @@ impl<const LEVELS: u8> Format for Ept<LEVELS> {
         denied: u64,
         leaf: u64,
     ) -> Translation {
-        let size = match level {
-            1 => PageSize::Size4K,
-            2 => PageSize::Size2M,
-            _ => PageSize::Size1G,
-        };
-        let inside = size.offset_mask();
+        let (address, size) = nine_bits::page(level, leaf, input);
         let mut rights = Rights::empty();
         rights.set(Rights::READ, denied & READ == 0);
         rights.set(Rights::WRITE, denied & WRITE == 0);
@@ -234,7 +229,7 @@ impl<const LEVELS: u8> Format for Ept<LEVELS> {
         );
         rights.set(Rights::DIRTY, context.flags() && leaf & DIRTY != 0);
         Translation {
-            address: Gpa(leaf & ADDRESS & !inside | input & inside),
+            address,
             size,
             rights,
             memory_type: memory_type(leaf),

@@ -4,7 +4,7 @@ use super::failure::{Cause, Failure, StageFault};
 use super::trace::InDimension;
 use crate::memory::{Exchange, Place, TableMemory};
 use crate::x86::{AccessKind, PageSize};
-use crate::{Gpa, Observer, WalkError};
+use crate::{Gpa, Observer, Paging, WalkError};
 
 /// One access to an address that a stage translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,8 +52,8 @@ pub struct Mapping {
     pub size: PageSize,
 }
 
-/// Paging structures that translate physical addresses: [`ept::Context`](crate::ept::Context) and
-/// [`npt::Context`](crate::npt::Context).
+/// What translates physical addresses in a stage: the structures of EPT, NPT or VT-d, as their
+/// contexts describe them, or something before those.
 pub trait Structures {
     /// Translates `input`. `MARKING` walks set accessed and dirty flags, others only read.
     ///
@@ -78,6 +78,38 @@ pub trait Structures {
         _access: StageAccess,
     ) -> Option<Gpa> {
         None
+    }
+}
+
+impl<C> Structures for C
+where
+    C: Paging<Input = Gpa, Access = StageAccess>,
+    Mapping: From<C::Translation>,
+    StageFault: From<C::Fault>,
+{
+    #[inline]
+    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        input: Gpa,
+        access: StageAccess,
+        observer: &mut O,
+    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
+        self.translate::<M, O, MARKING>(memory, input, access, observer)
+            .map(Mapping::from)
+            .map_err(|error| error.map_fault(StageFault::from))
+    }
+
+    #[inline(always)]
+    fn glance<M: TableMemory, const MARKING: bool>(
+        &self,
+        memory: &M,
+        place: Place,
+        input: Gpa,
+        access: StageAccess,
+    ) -> Option<Gpa> {
+        Paging::glance::<M, MARKING>(self, memory, place, input, access)
+            .map(|translation| Mapping::from(translation).address)
     }
 }
 
