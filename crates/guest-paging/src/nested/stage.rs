@@ -118,6 +118,9 @@ pub trait Layer: TableMemory<Error = Failure<Self::Bottom>> {
     /// Why the ground cannot be reached.
     type Bottom;
 
+    /// Stages from here down to the ground.
+    const STAGES: u8;
+
     /// Translates `input`, the address of the access proper, down to the ground.
     ///
     /// # Errors
@@ -154,6 +157,8 @@ impl<M: TableMemory> Ground<M> {
 
 impl<M: TableMemory> Layer for Ground<M> {
     type Bottom = M::Error;
+
+    const STAGES: u8 = 0;
 
     #[inline(always)]
     fn descend(&self, input: Gpa, _: StageAccess) -> Result<Gpa, Failure<M::Error>> {
@@ -195,6 +200,8 @@ impl<M: TableMemory> TableMemory for Ground<M> {
 
 impl<L: Layer + ?Sized> Layer for &L {
     type Bottom = L::Bottom;
+
+    const STAGES: u8 = L::STAGES;
 
     #[inline(always)]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<Self::Bottom>> {
@@ -268,7 +275,18 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
     fn glance(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
         if self.observer.listens() {
             None
-        } else if self.marking {
+        } else if L::STAGES == 0 && place == Place::First && self.marking {
+            self.structures
+                .glance::<L, true>(&self.below, place, input, access)
+        } else {
+            self.glance_apart(place, input, access)
+        }
+    }
+
+    /// Whatever is not the usual case: the code would grow with each dimension as the references do.
+    #[inline(never)]
+    fn glance_apart(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
+        if self.marking {
             self.structures
                 .glance::<L, true>(&self.below, place, input, access)
         } else {
@@ -287,6 +305,8 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
 
 impl<S: Structures, L: Layer, O: Observer + Copy> Layer for Stage<'_, S, L, O> {
     type Bottom = L::Bottom;
+
+    const STAGES: u8 = L::STAGES + 1;
 
     #[inline]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<L::Bottom>> {
