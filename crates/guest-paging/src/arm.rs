@@ -8,7 +8,8 @@ use crate::bits::bits;
 use crate::format::Format;
 use crate::walk as generic;
 use crate::x86::AccessKind;
-use crate::{Gpa, Observer, TableMemory, WalkError};
+use crate::{Gpa, Observer, Paging, TableMemory, WalkError};
+pub use crate::{probe, walk};
 
 /// The size of tables and of the smallest page. The discriminant is the count of address bits inside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -172,61 +173,38 @@ impl Context {
     }
 }
 
-/// Translates `input` for `access` as the processor does, setting access flags and dirty state if that
-/// is enabled. The top byte must be a sign extension: tagged addresses are the caller's to strip.
-///
-/// # Errors
-///
-/// Returns the fault, the descriptor that no memory backs, or [`WalkError::Contended`].
-pub fn walk<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    input: u64,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, true>(memory, context, input, access, observer)
-}
+impl Paging for Context {
+    type Input = u64;
+    type Access = Access;
+    type Translation = Translation;
+    type Fault = Fault;
 
-/// Translates `input` for `access` without writing anything.
-///
-/// # Errors
-///
-/// As [`walk`], except that [`WalkError::Contended`] cannot happen.
-pub fn probe<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    input: u64,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, false>(memory, context, input, access, observer)
-}
-
-fn walk_in_format<M: TableMemory, O: Observer, const MARKING: bool>(
-    memory: &M,
-    context: &Context,
-    input: u64,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    let request = context.request(access);
-    let Registers { stage, tsz, .. } = context.registers;
-    let upper = matches!(stage, Stage::One { upper: true, .. });
-    let beyond = if upper { !input } else { input } >> (64 - tsz);
-    if beyond != 0 {
-        return Err(WalkError::Fault(Fault::at(FaultKind::Translation, 4)));
-    }
-    let input = input & bits(0, 63 - tsz);
-    match context.registers.granule {
-        Granule::Size4K => {
-            generic::walk::<Arm<12>, M, O, MARKING>(memory, context, input, request, observer)
+    /// The top byte must be a sign extension: tagged addresses are the caller's to strip.
+    fn translate<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        input: u64,
+        access: Access,
+        observer: &mut O,
+    ) -> Result<Translation, WalkError<Fault, M::Error>> {
+        let request = self.request(access);
+        let Registers { stage, tsz, .. } = self.registers;
+        let upper = matches!(stage, Stage::One { upper: true, .. });
+        let beyond = if upper { !input } else { input } >> (64 - tsz);
+        if beyond != 0 {
+            return Err(WalkError::Fault(Fault::at(FaultKind::Translation, 4)));
         }
-        Granule::Size16K => {
-            generic::walk::<Arm<14>, M, O, MARKING>(memory, context, input, request, observer)
-        }
-        Granule::Size64K => {
-            generic::walk::<Arm<16>, M, O, MARKING>(memory, context, input, request, observer)
+        let input = input & bits(0, 63 - tsz);
+        match self.registers.granule {
+            Granule::Size4K => {
+                generic::walk::<Arm<12>, M, O, MARKING>(memory, self, input, request, observer)
+            }
+            Granule::Size16K => {
+                generic::walk::<Arm<14>, M, O, MARKING>(memory, self, input, request, observer)
+            }
+            Granule::Size64K => {
+                generic::walk::<Arm<16>, M, O, MARKING>(memory, self, input, request, observer)
+            }
         }
     }
 }

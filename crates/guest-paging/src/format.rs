@@ -1,6 +1,6 @@
 //! What the walker must know of a paging-structure format.
 
-use crate::{Exchange, Gpa, TableMemory};
+use crate::{Exchange, Gpa, Place, TableMemory};
 
 /// One format of paging structures, for instance 4-level paging.
 ///
@@ -32,6 +32,24 @@ pub(crate) trait Format {
     /// Whether the walk may pass `entry` as it stands: present, no reserved bit set, and, if this
     /// walk is one that marks entries, already marked as accessed.
     fn passes(context: &Self::Context, marking: bool, level: u8, entry: Self::Entry) -> bool;
+
+    /// Whether `entry` can be seen at a glance to reference a table and to [pass](Self::passes).
+    /// `false` says nothing.
+    #[inline(always)]
+    fn is_plain_table(
+        context: &Self::Context,
+        marking: bool,
+        level: u8,
+        entry: Self::Entry,
+    ) -> bool {
+        !Self::is_leaf(context, level, entry) && Self::passes(context, marking, level, entry)
+    }
+
+    /// Whether a leaf can be seen at a glance to pass, its accessed flag apart. `false` says nothing.
+    #[inline(always)]
+    fn is_plain_leaf(context: &Self::Context, level: u8, entry: Self::Entry) -> bool {
+        Self::passes(context, false, level, entry)
+    }
 
     /// The fault that `entry` causes by being absent or malformed, if it does.
     fn refusal(
@@ -87,7 +105,7 @@ pub(crate) trait Format {
 pub(crate) trait Entry: Copy + Eq + Into<u64> {
     fn load<M: TableMemory>(memory: &M, at: Gpa) -> Result<Self, M::Error>;
 
-    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self>;
+    fn peek<M: TableMemory>(memory: &M, place: Place, table: Gpa, offset: u64) -> Option<Self>;
 
     fn compare_exchange<M: TableMemory>(
         memory: &M,
@@ -104,8 +122,8 @@ impl Entry for u32 {
     }
 
     #[inline(always)]
-    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self> {
-        memory.peek_u32(table, offset)
+    fn peek<M: TableMemory>(memory: &M, place: Place, table: Gpa, offset: u64) -> Option<Self> {
+        memory.peek_u32(place, table, offset)
     }
 
     fn compare_exchange<M: TableMemory>(
@@ -125,8 +143,8 @@ impl Entry for u64 {
     }
 
     #[inline(always)]
-    fn peek<M: TableMemory>(memory: &M, table: Gpa, offset: u64) -> Option<Self> {
-        memory.peek_u64(table, offset)
+    fn peek<M: TableMemory>(memory: &M, place: Place, table: Gpa, offset: u64) -> Option<Self> {
+        memory.peek_u64(place, table, offset)
     }
 
     fn compare_exchange<M: TableMemory>(

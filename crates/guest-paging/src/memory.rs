@@ -37,14 +37,16 @@ pub trait TableMemory {
     /// Loads the 32-bit entry that lies `offset` bytes into `table` if that can be done at once.
     /// `None` says nothing of the memory: the walk asks again with [`load_u32`](Self::load_u32).
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        let _ = place;
         self.load_u32(Gpa(table.0 + offset)).ok()
     }
 
     /// Loads the 64-bit entry that lies `offset` bytes into `table` if that can be done at once.
     /// `None` says nothing of the memory: the walk asks again with [`load_u64`](Self::load_u64).
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        let _ = place;
         self.load_u64(Gpa(table.0 + offset)).ok()
     }
 
@@ -63,6 +65,15 @@ pub trait TableMemory {
     fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Self::Error>;
 }
 
+/// Where a walk peeks: in one place for all its entries, and then in the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// Where tables are looked for first.
+    First,
+    /// Where they are if not there.
+    Second,
+}
+
 impl<M: TableMemory + ?Sized> TableMemory for &M {
     type Error = M::Error;
 
@@ -77,13 +88,13 @@ impl<M: TableMemory + ?Sized> TableMemory for &M {
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        (**self).peek_u32(table, offset)
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        (**self).peek_u32(place, table, offset)
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        (**self).peek_u64(table, offset)
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        (**self).peek_u64(place, table, offset)
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {

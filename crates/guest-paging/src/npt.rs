@@ -3,13 +3,14 @@
 //! Their format is that of the host's own paging: 32-bit, PAE, 4-level or 5-level. Each access counts
 //! as one of user mode, and each to a guest page table as a write (APM 15.25.5).
 
-use crate::nested::{Mapping, Purpose, StageAccess, StageFault, Structures};
+use crate::nested::{Mapping, Purpose, StageAccess};
 use crate::x86::spec::{CR0_PG, CR4_PKE, CR4_PKS};
 use crate::x86::{
     self, Access, AccessKind, ErrorCode, PageFault, PagingMode, Privilege, Processor, Registers,
     Translation,
 };
-use crate::{Gpa, Gva, Observer, TableMemory, WalkError};
+use crate::{Gpa, Gva, Observer, Paging, Place, TableMemory, WalkError};
+pub use crate::{probe, walk};
 
 /// Everything a walk of nested page tables needs besides memory.
 #[derive(Clone, Debug)]
@@ -77,55 +78,44 @@ bitflags::bitflags! {
     }
 }
 
-/// Translates `gpa` for `access` as the processor does, setting accessed and dirty flags.
-///
-/// An address beyond the width of the structures is not present.
-///
-/// # Errors
-///
-/// Returns the nested page fault, the entry that no memory backs, or [`WalkError::Contended`].
-pub fn walk<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<NestedPageFault, M::Error>> {
-    walk_or_probe::<M, O, true>(memory, context, gpa, access, observer)
-}
+impl Paging for Context {
+    type Input = Gpa;
+    type Access = StageAccess;
+    type Translation = Translation;
+    type Fault = NestedPageFault;
 
-/// Translates `gpa` for `access` without writing anything.
-///
-/// # Errors
-///
-/// As [`walk`], except that [`WalkError::Contended`] cannot happen.
-pub fn probe<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<NestedPageFault, M::Error>> {
-    walk_or_probe::<M, O, false>(memory, context, gpa, access, observer)
-}
-
-fn walk_or_probe<M: TableMemory, O: Observer, const MARKING: bool>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<NestedPageFault, M::Error>> {
-    let as_user = user_access(access);
-    if gpa.0 >> context.width() != 0 {
-        return Err(WalkError::Fault(beyond(gpa, access, as_user)));
+    /// An address beyond the width of the structures is not present.
+    #[inline]
+    fn translate<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        gpa: Gpa,
+        access: StageAccess,
+        observer: &mut O,
+    ) -> Result<Translation, WalkError<NestedPageFault, M::Error>> {
+        let as_user = user_access(access);
+        if gpa.0 >> self.width() != 0 {
+            return Err(WalkError::Fault(beyond(gpa, access, as_user)));
+        }
+        self.0
+            .translate::<M, O, MARKING>(memory, Gva(gpa.0), as_user, observer)
+            .map_err(|error| error.map_fault(|fault| nested_page_fault(gpa, access, fault)))
     }
-    let walked = if MARKING {
-        x86::walk(memory, &context.0, Gva(gpa.0), as_user, observer)
-    } else {
-        x86::probe(memory, &context.0, Gva(gpa.0), as_user, observer)
-    };
-    walked.map_err(|error| error.map_fault(|fault| nested_page_fault(gpa, access, fault)))
+
+    #[inline(always)]
+    fn glance<M: TableMemory, const MARKING: bool>(
+        &self,
+        memory: &M,
+        place: Place,
+        gpa: Gpa,
+        access: StageAccess,
+    ) -> Option<Translation> {
+        if gpa.0 >> self.width() != 0 {
+            return None;
+        }
+        self.0
+            .glance::<M, MARKING>(memory, place, Gva(gpa.0), user_access(access))
+    }
 }
 
 fn user_access(access: StageAccess) -> Access {
@@ -155,19 +145,12 @@ fn nested_page_fault(gpa: Gpa, access: StageAccess, fault: PageFault) -> NestedP
     }
 }
 
-impl Structures for Context {
-    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
-        &self,
-        memory: &M,
-        input: Gpa,
-        access: StageAccess,
-        observer: &mut O,
-    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
-        walk_or_probe::<M, O, MARKING>(memory, self, input, access, observer)
-            .map(|translation| Mapping {
-                address: translation.gpa,
-                size: translation.size,
-            })
-            .map_err(|error| error.map_fault(StageFault::Npt))
+impl From<Translation> for Mapping {
+    #[inline(always)]
+    fn from(translation: Translation) -> Self {
+        Self {
+            address: translation.gpa,
+            size: translation.size,
+        }
     }
 }

@@ -13,19 +13,24 @@ use vm_memory::{
 };
 
 use crate::Gpa;
-use crate::memory::{Exchange, TableMemory, Unbacked, compare_exchange_u32, compare_exchange_u64};
+use crate::memory::{
+    Exchange, Place, TableMemory, Unbacked, compare_exchange_u32, compare_exchange_u64,
+};
 
 const _: () = assert!(usize::BITS >= u64::BITS);
 
 /// The regions of a guest memory, each with its host slice.
 ///
-/// Loads from two of them pay no search: the two largest, or those chosen with
-/// [`prefer`](Self::prefer). Borrowing the memory keeps the mappings alive; a region added later is
+/// Loads from two of them pay no search: the one at address 0, and the largest of the others or that
+/// chosen with [`prefer`](Self::prefer). Borrowing the memory keeps the mappings alive; a region added later is
 /// not seen. Each vCPU's thread pins its own.
 #[derive(Clone, Debug)]
 pub struct PinnedMemory<'m, B = ()> {
-    /// Tried in this order before all others; the same twice if there is only one.
-    near: [PinnedRegion<'m, B>; 2],
+    /// The region at address 0, or nothing. Tried first, for it takes no subtraction between the entry
+    /// that holds a table's address and the load from the table.
+    lowest: VolatileSlice<'m, B>,
+    /// Tried next, and then all others.
+    near: PinnedRegion<'m, B>,
     /// All of them, in ascending order.
     regions: Vec<PinnedRegion<'m, B>>,
 }
@@ -76,14 +81,18 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
             regions.push(PinnedRegion::new(region)?);
         }
         regions.sort_by_key(|region| region.base);
-        let largest = regions
-            .iter()
-            .max_by_key(|region| region.len())
-            .ok_or(PinError::Empty)?;
-        let others = regions.iter().filter(|region| region.base != largest.base);
-        let second = others.max_by_key(|region| region.len()).unwrap_or(largest);
+        let first: &PinnedRegion<'m, B> = regions.first().ok_or(PinError::Empty)?;
+        let lowest = first.slice.clone();
+        let lowest = if first.base.0 == 0 {
+            lowest
+        } else {
+            lowest.subslice(0, 0).unwrap_or(lowest)
+        };
+        let others = regions.iter().filter(|region| region.base.0 != 0);
+        let largest = others.max_by_key(|region| region.len()).unwrap_or(first);
         Ok(Self {
-            near: [largest.clone(), second.clone()],
+            lowest,
+            near: largest.clone(),
             regions,
         })
     }
@@ -94,10 +103,8 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
         let Some(region) = self.region(gpa).cloned() else {
             return;
         };
-        let [first, second] = &mut self.near;
-        if region.base != first.base {
-            std::mem::swap(first, second);
-            *first = region;
+        if region.base.0 != 0 {
+            self.near = region;
         }
     }
 
@@ -109,24 +116,28 @@ impl<'m, B: BitmapSlice> PinnedMemory<'m, B> {
     /// The region that holds the byte at `gpa`.
     #[inline]
     pub fn region(&self, gpa: Gpa) -> Option<&PinnedRegion<'m, B>> {
-        let [first, second] = &self.near;
-        if first.contains(gpa) {
-            Some(first)
-        } else if second.contains(gpa) {
-            Some(second)
+        if self.near.contains(gpa) {
+            Some(&self.near)
         } else {
             self.search(gpa)
         }
     }
 
-    /// The entry at `at`.
+    /// Loads the entry at `at`.
     #[inline(always)]
-    fn entry<A: AtomicInteger>(&self, at: Gpa) -> Option<&A> {
-        let [first, second] = &self.near;
-        let near = first
-            .entry_in_table(at, 0)
-            .or_else(|| second.entry_in_table(at, 0));
-        near.or_else(|| self.search(at)?.entry_in_table(at, 0))
+    fn load<A: AtomicInteger>(&self, at: Gpa) -> Option<A::V> {
+        let lowest = load::<A, B>(&self.lowest, at.0, 0);
+        let near = lowest.or_else(|| self.near.load::<A>(at, 0));
+        near.or_else(|| self.search(at)?.load::<A>(at, 0))
+    }
+
+    /// Loads the entry `offset` bytes into `table`, if it is in that place.
+    #[inline(always)]
+    fn peek<A: AtomicInteger>(&self, place: Place, table: Gpa, offset: u64) -> Option<A::V> {
+        match place {
+            Place::First => load::<A, B>(&self.lowest, table.0, offset),
+            Place::Second => self.near.load::<A>(table, offset),
+        }
     }
 
     #[cold]
@@ -178,24 +189,11 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
         gpa.0.wrapping_sub(self.base.0) < self.len()
     }
 
-    /// The entry `offset` bytes into `table`, if it is in the region.
-    ///
-    /// Worded for the compiler: what does not depend on `table` is computed ahead of it, and since
-    /// all addends are seen to be aligned, one test of the slice's own alignment does for all entries
-    /// of a walk.
+    /// Loads the entry `offset` bytes into `table`, if it is in the region.
     #[inline(always)]
-    fn entry_in_table<A: AtomicInteger>(&self, table: Gpa, offset: u64) -> Option<&A> {
-        let aligned = !(size_of::<A>() as u64 - 1);
-        debug_assert_eq!(
-            (table.0 | offset) & !aligned,
-            0,
-            "entries are naturally aligned"
-        );
-        self.slice.get_atomic_ref::<A>(0).ok()?;
-        let row = (offset & aligned).wrapping_sub(self.base.0 & aligned);
+    fn load<A: AtomicInteger>(&self, table: Gpa, offset: u64) -> Option<A::V> {
         // Below the region this wraps to an offset that no slice has.
-        let at = (table.0 & aligned).wrapping_add(row);
-        self.slice.get_atomic_ref(at as usize).ok()
+        load::<A, B>(&self.slice, table.0.wrapping_sub(self.base.0), offset)
     }
 
     /// Offset in [`slice`](Self::slice) of a `gpa` that is not before the region.
@@ -204,32 +202,57 @@ impl<'m, B: BitmapSlice> PinnedRegion<'m, B> {
     }
 }
 
+/// Loads the entry `offset` bytes into the table at `table` in `slice`.
+///
+/// Worded for the compiler: what does not depend on `table` is computed ahead of it, and since all
+/// addends are seen to be aligned, one test of the slice's own alignment does for all entries of a
+/// walk.
+#[inline(always)]
+fn load<A: AtomicInteger, B: BitmapSlice>(
+    slice: &VolatileSlice<'_, B>,
+    table: u64,
+    offset: u64,
+) -> Option<A::V> {
+    let misaligned = size_of::<A>() as u64 - 1;
+    debug_assert_eq!(
+        (table | offset) & misaligned,
+        0,
+        "entries are naturally aligned"
+    );
+    slice.get_atomic_ref::<A>(0).ok()?;
+    let offset = (offset & !misaligned) as usize;
+    let row = slice.subslice(offset, slice.len().checked_sub(offset)?);
+    let row = row.ok()?;
+    let entry: &A = row.get_atomic_ref((table & !misaligned) as usize).ok()?;
+    Some(entry.load(Ordering::Relaxed))
+}
+
 // An entry's address leads to the next load, which orders the two: `Relaxed` is enough.
 impl<B: BitmapSlice> TableMemory for PinnedMemory<'_, B> {
     type Error = Unbacked;
 
     #[inline]
     fn load_u32(&self, at: Gpa) -> Result<u32, Unbacked> {
-        let entry: &AtomicU32 = self.entry(at).ok_or(Unbacked)?;
-        Ok(u32::from_le(entry.load(Ordering::Relaxed)))
+        let entry = self.load::<AtomicU32>(at).ok_or(Unbacked)?;
+        Ok(u32::from_le(entry))
     }
 
     #[inline]
     fn load_u64(&self, at: Gpa) -> Result<u64, Unbacked> {
-        let entry: &AtomicU64 = self.entry(at).ok_or(Unbacked)?;
-        Ok(u64::from_le(entry.load(Ordering::Relaxed)))
+        let entry = self.load::<AtomicU64>(at).ok_or(Unbacked)?;
+        Ok(u64::from_le(entry))
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        let entry: &AtomicU32 = self.near[0].entry_in_table(table, offset)?;
-        Some(u32::from_le(entry.load(Ordering::Relaxed)))
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        let entry = self.peek::<AtomicU32>(place, table, offset)?;
+        Some(u32::from_le(entry))
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        let entry: &AtomicU64 = self.near[0].entry_in_table(table, offset)?;
-        Some(u64::from_le(entry.load(Ordering::Relaxed)))
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        let entry = self.peek::<AtomicU64>(place, table, offset)?;
+        Some(u64::from_le(entry))
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Unbacked> {

@@ -5,10 +5,12 @@
 
 use crate::bits::bits;
 use crate::format::Format;
-use crate::nested::{Mapping, StageAccess, StageFault, Structures};
+use crate::nested::{Mapping, StageAccess};
+use crate::nine_bits::{self, ADDRESS, PAGE};
 use crate::walk as generic;
 use crate::x86::{AccessKind, PageSize};
-use crate::{Gpa, Observer, TableMemory, WalkError};
+use crate::{Gpa, Observer, Paging, TableMemory, WalkError};
+pub use crate::{probe, walk};
 
 /// What the unit can do, from its capability registers, and what the context or PASID entry asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,7 +56,7 @@ impl Context {
     }
 
     fn is_valid(&self, level: u8, entry: u64) -> bool {
-        let page = usize::from(level == 1 || entry & PAGE != 0);
+        let page = usize::from(nine_bits::is_leaf(level, entry));
         entry & (READ | WRITE) != 0 && entry & self.reserved[usize::from(level) % 8][page] == 0
     }
 }
@@ -106,66 +108,37 @@ impl Fault {
     }
 }
 
-/// Translates `input` for `access` as the unit does, setting accessed and dirty flags if they are
-/// enabled. A fetch counts as a read.
-///
-/// # Errors
-///
-/// Returns the fault, the entry that no memory backs, or [`WalkError::Contended`].
-pub fn walk<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    input: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, true>(memory, context, input, access, observer)
-}
+impl Paging for Context {
+    type Input = Gpa;
+    type Access = StageAccess;
+    type Translation = Translation;
+    type Fault = Fault;
 
-/// Translates `input` for `access` without writing anything.
-///
-/// # Errors
-///
-/// As [`walk`], except that [`WalkError::Contended`] cannot happen.
-pub fn probe<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    input: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, false>(memory, context, input, access, observer)
-}
-
-fn walk_in_format<M: TableMemory, O: Observer, const MARKING: bool>(
-    memory: &M,
-    context: &Context,
-    input: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    let input = input.0;
-    if context.flags {
-        generic::walk::<SecondStage<true>, M, O, MARKING>(memory, context, input, access, observer)
-    } else {
-        generic::walk::<SecondStage<false>, M, O, MARKING>(memory, context, input, access, observer)
-    }
-}
-
-impl Structures for Context {
-    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
+    /// A fetch counts as a read.
+    fn translate<M: TableMemory, O: Observer, const MARKING: bool>(
         &self,
         memory: &M,
         input: Gpa,
         access: StageAccess,
         observer: &mut O,
-    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
-        walk_in_format::<M, O, MARKING>(memory, self, input, access, observer)
-            .map(|translation| Mapping {
-                address: translation.address,
-                size: translation.size,
-            })
-            .map_err(|error| error.map_fault(StageFault::Vtd))
+    ) -> Result<Translation, WalkError<Fault, M::Error>> {
+        let input = input.0;
+        if self.flags {
+            generic::walk::<SecondStage<true>, M, O, MARKING>(memory, self, input, access, observer)
+        } else {
+            generic::walk::<SecondStage<false>, M, O, MARKING>(
+                memory, self, input, access, observer,
+            )
+        }
+    }
+}
+
+impl From<Translation> for Mapping {
+    fn from(translation: Translation) -> Self {
+        Self {
+            address: translation.address,
+            size: translation.size,
+        }
     }
 }
 
@@ -182,7 +155,7 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
     const NOTHING_DENIED: u64 = 0;
 
     fn root(context: &Context, input: u64, _: StageAccess) -> Result<(u8, Gpa), Fault> {
-        if input >> (12 + 9 * context.levels) == 0 {
+        if nine_bits::is_within(input, context.levels) {
             Ok((context.levels, context.root))
         } else {
             Err(Fault::BeyondWidth)
@@ -190,7 +163,7 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
     }
 
     fn offset(input: u64, level: u8) -> u64 {
-        input >> (9 * level) & (511 << 3)
+        nine_bits::offset(input, level)
     }
 
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
@@ -212,11 +185,11 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
     }
 
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
-        level == 1 || entry & PAGE != 0
+        nine_bits::is_leaf(level, entry)
     }
 
     fn table(entry: u64) -> Gpa {
-        Gpa(entry & ADDRESS)
+        nine_bits::table(entry)
     }
 
     fn deny(denied: u64, _: u8, entry: u64) -> u64 {
@@ -248,14 +221,9 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
     }
 
     fn translation(_: &Context, input: u64, level: u8, denied: u64, leaf: u64) -> Translation {
-        let size = match level {
-            1 => PageSize::Size4K,
-            2 => PageSize::Size2M,
-            _ => PageSize::Size1G,
-        };
-        let inside = size.offset_mask();
+        let (address, size) = nine_bits::page(level, leaf, input);
         Translation {
-            address: Gpa(leaf & ADDRESS & !inside | input & inside),
+            address,
             size,
             read: denied & READ == 0,
             write: denied & WRITE == 0,
@@ -286,8 +254,6 @@ fn reserved(capabilities: &Capabilities) -> [[u64; 2]; 8] {
 
 const READ: u64 = 1 << 0;
 const WRITE: u64 = 1 << 1;
-const PAGE: u64 = 1 << 7;
 const ACCESSED: u64 = 1 << 8;
 const DIRTY: u64 = 1 << 9;
 const SNOOP: u64 = 1 << 11;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;

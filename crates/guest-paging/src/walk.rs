@@ -1,7 +1,7 @@
 //! The walk, once for all formats.
 
 use crate::format::{Entry, Format};
-use crate::memory::{TableMemory, Unbacked};
+use crate::memory::{Place, TableMemory, Unbacked};
 use crate::observer::{Observer, Reference, ReferenceKind};
 use crate::{Gpa, x86};
 
@@ -55,8 +55,8 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     observer: &mut O,
 ) -> Walked<F, M> {
     if !observer.listens() {
-        let glanced = glance::<F, M, MARKING, true>(memory, context, input, access);
-        if let Some(translation) = glanced {
+        let first = glance::<F, M, MARKING>(memory, Place::First, context, input, access);
+        if let Some(translation) = first {
             return Ok(translation);
         }
     }
@@ -66,8 +66,9 @@ pub(crate) fn walk<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
 /// The walk as it nearly always is: permitted, and with every flag set already. Says nothing of any
 /// other, and so has nothing to keep but what is denied.
 #[inline(always)]
-pub(crate) fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR: bool>(
+pub(crate) fn glance<F: Format, M: TableMemory, const MARKING: bool>(
     memory: &M,
+    place: Place,
     context: &F::Context,
     input: u64,
     access: F::Access,
@@ -81,20 +82,14 @@ pub(crate) fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR:
                 ($table, $denied)
             } else {
                 let offset = F::offset(input, $level);
-                let entry = if NEAR {
-                    F::Entry::peek(memory, $table, offset)?
-                } else {
-                    F::Entry::load(memory, Gpa($table.0 + offset)).ok()?
-                };
+                let entry = F::Entry::peek(memory, place, $table, offset)?;
                 let denied = F::deny($denied, $level, entry);
-                if F::is_leaf(context, $level, entry) {
-                    let done = F::passes(context, false, $level, entry)
+                if $level == 1 || !F::is_plain_table(context, MARKING, $level, entry) {
+                    let done = F::is_leaf(context, $level, entry)
+                        && F::is_plain_leaf(context, $level, entry)
                         && F::permits(context, denied, entry, access)
                         && (!MARKING || F::mark_leaf(entry, access) == entry);
                     return done.then(|| F::translation(context, input, $level, denied, entry));
-                }
-                if !F::passes(context, MARKING, $level, entry) {
-                    return None;
                 }
                 (F::table(entry), denied)
             }
@@ -108,8 +103,8 @@ pub(crate) fn glance<F: Format, M: TableMemory, const MARKING: bool, const NEAR:
     None
 }
 
-/// The walk when a glance at the nearest memory was not enough: another over all of it, then in
-/// full until no race is lost.
+/// The walk when a glance was not enough: another at the other place, then in full until no race is
+/// lost.
 #[cold]
 #[inline(never)]
 fn walk_on<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
@@ -120,8 +115,8 @@ fn walk_on<F: Format, M: TableMemory, O: Observer, const MARKING: bool>(
     observer: &mut O,
 ) -> Walked<F, M> {
     if !observer.listens() {
-        let glanced = glance::<F, M, MARKING, false>(memory, context, input, access);
-        if let Some(translation) = glanced {
+        let second = glance::<F, M, MARKING>(memory, Place::Second, context, input, access);
+        if let Some(translation) = second {
             return Ok(translation);
         }
     }

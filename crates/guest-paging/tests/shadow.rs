@@ -3,7 +3,7 @@
 use guest_paging::shadow::{Config, RootPolicy, SyncPolicy, WritePolicy};
 use proptest::prelude::*;
 use support::random::Random;
-use support::shadow_world::{FRAMES, Met, World};
+use support::shadow_world::{FRAMES, Met, Mode, World};
 
 mod support {
     pub(crate) mod random;
@@ -32,9 +32,13 @@ fn config() -> impl Strategy<Value = Config> {
     })
 }
 
-fn run(config: Config, seed: u64, steps: u32) -> World {
+fn mode() -> impl Strategy<Value = Mode> {
+    prop::sample::select(Mode::ALL.as_slice())
+}
+
+fn run(config: Config, mode: Mode, seed: u64, steps: u32) -> World {
     let mut random = Random(seed);
-    let mut world = World::new(config);
+    let mut world = World::new(config, mode);
     for step in 0..steps {
         let checked = world.step(&mut || Some(random.next())).expect("endless");
         if let Err(violation) = checked {
@@ -45,20 +49,28 @@ fn run(config: Config, seed: u64, steps: u32) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
     #[test]
-    fn a_shadow_grants_what_the_guest_does_and_no_more(config in config(), seed: u64) {
-        run(config, seed, 200);
+    fn a_shadow_grants_what_the_guest_does_and_no_more(config in config(), mode in mode(), seed: u64) {
+        run(config, mode, seed, 200);
     }
 }
 
 #[test]
 fn a_long_run_meets_everything() {
+    for mode in Mode::ALL {
+        meets_everything(mode);
+    }
+}
+
+fn meets_everything(mode: Mode) {
     let world = run(
         Config {
             flood_writes: 3,
+            roots: RootPolicy::Cache(4),
             ..Config::new(FRAMES, 24)
         },
+        mode,
         1,
         20_000,
     );
@@ -72,7 +84,7 @@ fn a_long_run_meets_everything() {
     } = world.met;
     let counters = *world.shadow.counters();
     for count in [filled, faults, emulated, silent_writes, stale, large] {
-        assert!(count > 20, "{:?}", world.met);
+        assert!(count > 20, "{mode:?}: {:?}", world.met);
     }
     for count in [
         counters.unsyncs,
@@ -86,6 +98,6 @@ fn a_long_run_meets_everything() {
         counters.root_hits,
         counters.root_misses,
     ] {
-        assert!(count > 20, "{counters:?}");
+        assert!(count > 20, "{mode:?}: {counters:?}");
     }
 }

@@ -7,7 +7,7 @@ use guest_paging::shadow::{Config, Guest};
 use guest_paging::x86::{Access, AccessKind, Privilege};
 use guest_paging::{Gpa, Gva};
 use support::random::Random;
-use support::shadow_world::{FRAMES, World};
+use support::shadow_world::{FRAMES, Mode, World};
 
 mod support {
     pub(crate) mod random;
@@ -39,13 +39,15 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn events_allocate_nothing() {
-    let mut random = Random(7);
-    let mut world = World::new(Config::new(FRAMES, 24));
-    for _ in 0..2000 {
-        world.step(&mut || Some(random.next())).unwrap().unwrap();
-        let before = ALLOCATIONS.get();
-        events(&mut world, &mut random);
-        assert_eq!(ALLOCATIONS.get(), before);
+    for mode in Mode::ALL {
+        let mut random = Random(7);
+        let mut world = World::new(Config::new(FRAMES, 24), mode);
+        for _ in 0..1000 {
+            world.step(&mut || Some(random.next())).unwrap().unwrap();
+            let before = ALLOCATIONS.get();
+            events(&mut world, &mut random);
+            assert_eq!(ALLOCATIONS.get(), before);
+        }
     }
 }
 

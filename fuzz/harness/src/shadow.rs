@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use guest_paging::shadow::{Config, RootPolicy, SyncPolicy, WritePolicy};
-use shadow_world::{FRAMES, World};
+use shadow_world::{FRAMES, Mode, World};
 
 #[path = "../../../crates/guest-paging/tests/support/shadow_world.rs"]
 mod shadow_world;
@@ -26,7 +26,7 @@ fn run(input: &mut Unstructured<'_>) -> Result<()> {
         large_pages: input.arbitrary()?,
         ..Config::new(FRAMES, input.int_in_range(16..=64)?)
     };
-    let mut world = World::new(config);
+    let mut world = World::new(config, *input.choose(&Mode::ALL)?);
     for step in 0..STEPS_MAX {
         let mut next = || {
             // 4 bytes are as many as a number has meaning for.

@@ -2,6 +2,7 @@
 
 use crate::Gpa;
 use crate::bits::bits;
+use crate::nine_bits::{self, ADDRESS, PAGE};
 
 /// What the processor can do, from CPUID and `IA32_VMX_EPT_VPID_CAP`, and the VM-execution controls
 /// that change the format.
@@ -31,6 +32,9 @@ pub struct Context {
     reserved: [[u64; 2]; 8],
     /// Bit n is set if bits 5:3 and 2:0 of a leaf, taken as n, are a misconfiguration.
     bad_leaf: u64,
+    /// By level: the bits that must be as in [`PLAIN`] in an entry that references a table, gives all
+    /// rights and needs no mark.
+    plain: [u64; 8],
     /// Bit n is set if bits 2:0 of an entry, taken as n, are a misconfiguration.
     bad_rights: u8,
 }
@@ -56,12 +60,15 @@ impl Context {
         let bad_rights = (0..8)
             .filter(|rights| !rights_are_allowed(*rights, capabilities.execute_only))
             .fold(0, |all, rights| all | 1 << rights);
+        let reserved = reserved(capabilities);
+        let flags = eptp & FLAGS_ENABLE != 0;
         Self {
             root: Gpa(eptp & ADDRESS),
             levels,
-            flags: eptp & FLAGS_ENABLE != 0,
+            flags,
             capabilities: *capabilities,
-            reserved: reserved(capabilities),
+            reserved,
+            plain: reserved.map(|[table, _]| table | PAGE | plain(capabilities, flags)),
             bad_leaf: (0..64)
                 .filter(|low| matches!(low >> 3, 2 | 3 | 7) || bad_rights >> (low & 7) & 1 != 0)
                 .fold(0, |all, low| all | 1 << low),
@@ -106,7 +113,7 @@ impl Context {
     /// Whether a present `entry` is misconfigured (SDM 28.3.3.1).
     #[inline(always)]
     pub(super) fn is_misconfigured(&self, level: u8, entry: u64) -> bool {
-        let leaf = level == 1 || entry & PAGE != 0;
+        let leaf = nine_bits::is_leaf(level, entry);
         let reserved = self.reserved[usize::from(level) % 8][usize::from(entry & PAGE != 0)];
         let low = if leaf {
             self.bad_leaf >> (entry & 0x3f) & 1 != 0
@@ -114,6 +121,19 @@ impl Context {
             self.bad_rights >> (entry & RIGHTS) & 1 != 0
         };
         entry & reserved != 0 || low || self.is_forbidden_user_execute(entry)
+    }
+
+    /// Whether `entry` references a table, gives all rights and needs no mark: one test for all.
+    #[inline(always)]
+    pub(super) fn is_plain_table(&self, level: u8, entry: u64) -> bool {
+        (entry ^ PLAIN) & self.plain[usize::from(level) % 8] == 0
+    }
+
+    /// Whether a leaf is readable and not misconfigured: less to look at than in general.
+    #[inline(always)]
+    pub(super) fn is_plain_leaf(&self, level: u8, entry: u64) -> bool {
+        let reserved = self.reserved[usize::from(level) % 8][usize::from(entry & PAGE != 0)];
+        entry & READ != 0 && entry & reserved == 0 && self.bad_leaf >> (entry & 0x3f) & 1 == 0
     }
 
     /// Execute-only through bit 10 alone.
@@ -144,15 +164,26 @@ fn reserved(capabilities: &Capabilities) -> [[u64; 2]; 8] {
     reserved
 }
 
+/// The bits of a plain entry that count besides reserved ones.
+fn plain(capabilities: &Capabilities, flags: bool) -> u64 {
+    let mut bits = RIGHTS;
+    if capabilities.mode_based_execute {
+        bits |= EXECUTE_USER;
+    }
+    if flags {
+        bits |= ACCESSED;
+    }
+    bits
+}
+
 pub(super) const READ: u64 = 1 << 0;
 pub(super) const WRITE: u64 = 1 << 1;
 pub(super) const EXECUTE: u64 = 1 << 2;
 pub(super) const RIGHTS: u64 = READ | WRITE | EXECUTE;
-/// Maps a page, above level 1.
-pub(super) const PAGE: u64 = 1 << 7;
 pub(super) const ACCESSED: u64 = 1 << 8;
 pub(super) const DIRTY: u64 = 1 << 9;
 pub(super) const EXECUTE_USER: u64 = 1 << 10;
-pub(super) const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// A plain entry, but for its address.
+const PLAIN: u64 = RIGHTS | EXECUTE_USER | ACCESSED;
 /// EPTP: enables accessed and dirty flags.
 const FLAGS_ENABLE: u64 = 1 << 6;

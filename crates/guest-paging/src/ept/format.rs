@@ -1,11 +1,11 @@
 //! The paging structures of EPT (SDM 28.3.2).
 
-use super::context::{ACCESSED, ADDRESS, Context, DIRTY, EXECUTE, EXECUTE_USER, PAGE, READ, WRITE};
+use super::context::{ACCESSED, Context, DIRTY, EXECUTE, EXECUTE_USER, READ, WRITE};
 use super::fault::{Fault, Qualification};
-use crate::Gpa;
 use crate::format::Format;
 use crate::nested::{Purpose, StageAccess};
 use crate::x86::{AccessKind, PageSize};
+use crate::{Gpa, nine_bits};
 
 /// Where a guest physical address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,7 +59,8 @@ pub enum MemoryType {
 pub(super) struct Request {
     /// The rights it needs, as entry bits.
     needed: u64,
-    writes: bool,
+    /// The flags that it sets in a leaf.
+    marks: u64,
     qualification: Qualification,
 }
 
@@ -89,7 +90,11 @@ impl Request {
         };
         Self {
             needed,
-            writes: needed & WRITE != 0,
+            marks: match (context.flags(), needed & WRITE != 0) {
+                (false, _) => 0,
+                (true, false) => ACCESSED,
+                (true, true) => ACCESSED | DIRTY,
+            },
             qualification: kind.union(linear),
         }
     }
@@ -110,10 +115,10 @@ impl Request {
     }
 }
 
-/// EPT of so many levels. `FLAGS` is whether accessed and dirty flags are enabled.
-pub(super) struct Ept<const LEVELS: u8, const FLAGS: bool>;
+/// EPT of so many levels.
+pub(super) struct Ept<const LEVELS: u8>;
 
-impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
+impl<const LEVELS: u8> Format for Ept<LEVELS> {
     type Context = Context;
     type Entry = u64;
     type Access = Request;
@@ -125,7 +130,7 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
     /// An address beyond the width of the structures has no translation.
     #[inline(always)]
     fn root(context: &Context, input: u64, access: Request) -> Result<(u8, Gpa), Fault> {
-        if input >> (12 + 9 * LEVELS) == 0 {
+        if nine_bits::is_within(input, LEVELS) {
             Ok((LEVELS, context.root()))
         } else {
             Err(access.violation(context, input, 0))
@@ -134,14 +139,24 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
 
     #[inline(always)]
     fn offset(input: u64, level: u8) -> u64 {
-        input >> (9 * level) & (511 << 3)
+        nine_bits::offset(input, level)
     }
 
     #[inline(always)]
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
         context.is_present(entry)
             && !context.is_misconfigured(level, entry)
-            && (!FLAGS || !marking || entry & ACCESSED != 0)
+            && (!context.flags() || !marking || entry & ACCESSED != 0)
+    }
+
+    #[inline(always)]
+    fn is_plain_table(context: &Context, _: bool, level: u8, entry: u64) -> bool {
+        context.is_plain_table(level, entry)
+    }
+
+    #[inline(always)]
+    fn is_plain_leaf(context: &Context, level: u8, entry: u64) -> bool {
+        context.is_plain_leaf(level, entry)
     }
 
     fn refusal(
@@ -162,12 +177,12 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
 
     #[inline(always)]
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
-        level == 1 || entry & PAGE != 0
+        nine_bits::is_leaf(level, entry)
     }
 
     #[inline(always)]
     fn table(entry: u64) -> Gpa {
-        Gpa(entry & ADDRESS)
+        nine_bits::table(entry)
     }
 
     #[inline(always)]
@@ -185,17 +200,14 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
         access.violation(context, input, !denied)
     }
 
+    /// Never called without flags: each entry that is valid passes then.
     fn mark_table(entry: u64) -> u64 {
-        if FLAGS { entry | ACCESSED } else { entry }
+        entry | ACCESSED
     }
 
     #[inline(always)]
     fn mark_leaf(leaf: u64, access: Request) -> u64 {
-        match (FLAGS, access.writes) {
-            (false, _) => leaf,
-            (true, false) => leaf | ACCESSED,
-            (true, true) => leaf | ACCESSED | DIRTY,
-        }
+        leaf | access.marks
     }
 
     #[inline(always)]
@@ -206,12 +218,7 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
         denied: u64,
         leaf: u64,
     ) -> Translation {
-        let size = match level {
-            1 => PageSize::Size4K,
-            2 => PageSize::Size2M,
-            _ => PageSize::Size1G,
-        };
-        let inside = size.offset_mask();
+        let (address, size) = nine_bits::page(level, leaf, input);
         let mut rights = Rights::empty();
         rights.set(Rights::READ, denied & READ == 0);
         rights.set(Rights::WRITE, denied & WRITE == 0);
@@ -220,9 +227,9 @@ impl<const LEVELS: u8, const FLAGS: bool> Format for Ept<LEVELS, FLAGS> {
             Rights::EXECUTE_USER,
             denied & EXECUTE_USER == 0 && context.mode_based_execute(),
         );
-        rights.set(Rights::DIRTY, FLAGS && leaf & DIRTY != 0);
+        rights.set(Rights::DIRTY, context.flags() && leaf & DIRTY != 0);
         Translation {
-            address: Gpa(leaf & ADDRESS & !inside | input & inside),
+            address,
             size,
             rights,
             memory_type: memory_type(leaf),

@@ -8,104 +8,70 @@ pub use context::{Capabilities, Context};
 pub use fault::{Fault, Qualification};
 pub use format::{MemoryType, Rights, Translation};
 
-use crate::nested::{Mapping, StageAccess, StageFault, Structures};
+use crate::nested::{Mapping, StageAccess};
 use crate::walk as generic;
-use crate::{Gpa, Observer, TableMemory, WalkError};
+use crate::{Gpa, Observer, Paging, Place, TableMemory, WalkError};
+pub use crate::{probe, walk};
 use format::{Ept, Request};
 
-/// Translates `gpa` for `access` as the processor does. If the EPTP enables accessed and dirty flags,
-/// they are set: accessed in every entry used, dirty in the leaf for a write (SDM 28.3.5).
-///
-/// Makes at most 5 loads and 5 updates, [`RESTARTS_MAX`](crate::RESTARTS_MAX) times.
-///
-/// # Errors
-///
-/// Returns the EPT violation or misconfiguration, the entry that no memory backs, or
-/// [`WalkError::Contended`].
-pub fn walk<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, true>(memory, context, gpa, access, observer)
-}
+impl Paging for Context {
+    type Input = Gpa;
+    type Access = StageAccess;
+    type Translation = Translation;
+    type Fault = Fault;
 
-/// Translates `gpa` for `access` without writing anything.
-///
-/// # Errors
-///
-/// As [`walk`], except that [`WalkError::Contended`] cannot happen.
-pub fn probe<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    walk_in_format::<M, O, false>(memory, context, gpa, access, observer)
-}
-
-fn walk_in_format<M: TableMemory, O: Observer, const MARKING: bool>(
-    memory: &M,
-    context: &Context,
-    gpa: Gpa,
-    access: StageAccess,
-    observer: &mut O,
-) -> Result<Translation, WalkError<Fault, M::Error>> {
-    let request = Request::new(context, access);
-    match (context.levels(), context.flags()) {
-        (4, false) => {
-            generic::walk::<Ept<4, false>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (4, true) => {
-            generic::walk::<Ept<4, true>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (_, false) => {
-            generic::walk::<Ept<5, false>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-        (_, true) => {
-            generic::walk::<Ept<5, true>, M, O, MARKING>(memory, context, gpa.0, request, observer)
-        }
-    }
-}
-
-impl Structures for Context {
+    /// If the EPTP enables accessed and dirty flags, they are set: accessed in every entry used, dirty
+    /// in the leaf for a write (SDM 28.3.5).
     #[inline]
-    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
+    fn translate<M: TableMemory, O: Observer, const MARKING: bool>(
         &self,
         memory: &M,
-        input: Gpa,
+        gpa: Gpa,
         access: StageAccess,
         observer: &mut O,
-    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
-        walk_in_format::<M, O, MARKING>(memory, self, input, access, observer)
-            .map(|translation| Mapping {
-                address: translation.address,
-                size: translation.size,
-            })
-            .map_err(|error| error.map_fault(StageFault::Ept))
+    ) -> Result<Translation, WalkError<Fault, M::Error>> {
+        let request = Request::new(self, access);
+        match self.levels() {
+            4 => generic::walk::<Ept<4>, M, O, MARKING>(memory, self, gpa.0, request, observer),
+            _ => generic::walk::<Ept<5>, M, O, MARKING>(memory, self, gpa.0, request, observer),
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     fn glance<M: TableMemory, const MARKING: bool>(
         &self,
         memory: &M,
-        input: Gpa,
+        place: Place,
+        gpa: Gpa,
         access: StageAccess,
-    ) -> Option<Gpa> {
+    ) -> Option<Translation> {
         let request = Request::new(self, access);
-        // The usual case alone; the full walk takes the others.
-        let translation = match (self.levels(), self.flags()) {
-            (4, false) => {
-                generic::glance::<Ept<4, false>, M, MARKING, true>(memory, self, input.0, request)
-            }
-            (4, true) => {
-                generic::glance::<Ept<4, true>, M, MARKING, true>(memory, self, input.0, request)
-            }
-            _ => None,
-        };
-        translation.map(|translation| translation.address)
+        if self.levels() == 4 {
+            generic::glance::<Ept<4>, M, MARKING>(memory, place, self, gpa.0, request)
+        } else {
+            glance_5_levels::<M, MARKING>(memory, place, self, gpa, request)
+        }
+    }
+}
+
+/// Apart, so as not to burden the walk of 4 levels.
+#[inline(never)]
+fn glance_5_levels<M: TableMemory, const MARKING: bool>(
+    memory: &M,
+    place: Place,
+    context: &Context,
+    gpa: Gpa,
+    request: Request,
+) -> Option<Translation> {
+    generic::glance::<Ept<5>, M, MARKING>(memory, place, context, gpa.0, request)
+}
+
+impl From<Translation> for Mapping {
+    #[inline(always)]
+    fn from(translation: Translation) -> Self {
+        Self {
+            address: translation.address,
+            size: translation.size,
+        }
     }
 }

@@ -8,13 +8,13 @@ use crate::{Gpa, Unbacked, WalkError, ept, npt, vtd};
 pub enum StageFault {
     /// Of EPT.
     #[error(transparent)]
-    Ept(ept::Fault),
+    Ept(#[from] ept::Fault),
     /// Of nested page tables.
     #[error(transparent)]
-    Npt(npt::NestedPageFault),
+    Npt(#[from] npt::NestedPageFault),
     /// Of VT-d's second stage.
     #[error("{0}")]
-    Vtd(vtd::Fault),
+    Vtd(#[from] vtd::Fault),
     /// Of a trace: [`Traced`](super::Traced).
     #[error("{} at {gpa} meets a trace", super::traced::describe(*.access))]
     Traced {

@@ -2,9 +2,9 @@
 
 use super::failure::{Cause, Failure, StageFault};
 use super::trace::InDimension;
-use crate::memory::{Exchange, TableMemory};
+use crate::memory::{Exchange, Place, TableMemory};
 use crate::x86::{AccessKind, PageSize};
-use crate::{Gpa, Observer, WalkError};
+use crate::{Gpa, Observer, Paging, WalkError};
 
 /// One access to an address that a stage translates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -52,8 +52,8 @@ pub struct Mapping {
     pub size: PageSize,
 }
 
-/// Paging structures that translate physical addresses: [`ept::Context`](crate::ept::Context) and
-/// [`npt::Context`](crate::npt::Context).
+/// What translates physical addresses in a stage: the structures of EPT, NPT or VT-d, as their
+/// contexts describe them, or something before those.
 pub trait Structures {
     /// Translates `input`. `MARKING` walks set accessed and dirty flags, others only read.
     ///
@@ -73,6 +73,7 @@ pub trait Structures {
     fn glance<M: TableMemory, const MARKING: bool>(
         &self,
         _memory: &M,
+        _place: Place,
         _input: Gpa,
         _access: StageAccess,
     ) -> Option<Gpa> {
@@ -80,10 +81,45 @@ pub trait Structures {
     }
 }
 
+impl<C> Structures for C
+where
+    C: Paging<Input = Gpa, Access = StageAccess>,
+    Mapping: From<C::Translation>,
+    StageFault: From<C::Fault>,
+{
+    #[inline]
+    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        input: Gpa,
+        access: StageAccess,
+        observer: &mut O,
+    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
+        self.translate::<M, O, MARKING>(memory, input, access, observer)
+            .map(Mapping::from)
+            .map_err(|error| error.map_fault(StageFault::from))
+    }
+
+    #[inline(always)]
+    fn glance<M: TableMemory, const MARKING: bool>(
+        &self,
+        memory: &M,
+        place: Place,
+        input: Gpa,
+        access: StageAccess,
+    ) -> Option<Gpa> {
+        Paging::glance::<M, MARKING>(self, memory, place, input, access)
+            .map(|translation| Mapping::from(translation).address)
+    }
+}
+
 /// Something to walk over: a [`Stage`], or the [`Ground`].
 pub trait Layer: TableMemory<Error = Failure<Self::Bottom>> {
     /// Why the ground cannot be reached.
     type Bottom;
+
+    /// Stages from here down to the ground.
+    const STAGES: u8;
 
     /// Translates `input`, the address of the access proper, down to the ground.
     ///
@@ -122,6 +158,8 @@ impl<M: TableMemory> Ground<M> {
 impl<M: TableMemory> Layer for Ground<M> {
     type Bottom = M::Error;
 
+    const STAGES: u8 = 0;
+
     #[inline(always)]
     fn descend(&self, input: Gpa, _: StageAccess) -> Result<Gpa, Failure<M::Error>> {
         Ok(input)
@@ -142,13 +180,13 @@ impl<M: TableMemory> TableMemory for Ground<M> {
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        self.memory.peek_u32(table, offset)
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        self.memory.peek_u32(place, table, offset)
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        self.memory.peek_u64(table, offset)
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        self.memory.peek_u64(place, table, offset)
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
@@ -162,6 +200,8 @@ impl<M: TableMemory> TableMemory for Ground<M> {
 
 impl<L: Layer + ?Sized> Layer for &L {
     type Bottom = L::Bottom;
+
+    const STAGES: u8 = L::STAGES;
 
     #[inline(always)]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<Self::Bottom>> {
@@ -232,24 +272,47 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
     }
 
     #[inline(always)]
-    fn glance(&self, at: Gpa) -> Option<Gpa> {
+    fn glance(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
         if self.observer.listens() {
             None
-        } else if self.marking {
+        } else if L::STAGES == 0 && place == Place::First && self.marking {
             self.structures
-                .glance::<L, true>(&self.below, at, StageAccess::LOAD)
+                .glance::<L, true>(&self.below, place, input, access)
+        } else {
+            self.glance_apart(place, input, access)
+        }
+    }
+
+    /// Whatever is not the usual case: the code would grow with each dimension as the references do.
+    #[inline(never)]
+    fn glance_apart(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
+        if self.marking {
+            self.structures
+                .glance::<L, true>(&self.below, place, input, access)
         } else {
             self.structures
-                .glance::<L, false>(&self.below, at, StageAccess::LOAD)
+                .glance::<L, false>(&self.below, place, input, access)
         }
+    }
+
+    /// The page below that holds the entry, if a glance tells.
+    #[inline(always)]
+    fn page_of_entry(&self, place: Place, at: Gpa) -> Option<Gpa> {
+        let below = self.glance(place, at, StageAccess::LOAD)?;
+        Some(Gpa(below.0 & !OFFSET))
     }
 }
 
 impl<S: Structures, L: Layer, O: Observer + Copy> Layer for Stage<'_, S, L, O> {
     type Bottom = L::Bottom;
 
+    const STAGES: u8 = L::STAGES + 1;
+
     #[inline]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<L::Bottom>> {
+        if let Some(address) = self.glance(Place::First, input, access) {
+            return self.below.descend(address, access);
+        }
         let mapping = self.translate(input, access)?;
         self.below.descend(mapping.address, access)
     }
@@ -267,15 +330,17 @@ impl<S: Structures, L: Layer, O: Observer + Copy> TableMemory for Stage<'_, S, L
     }
 
     #[inline(always)]
-    fn peek_u32(&self, table: Gpa, offset: u64) -> Option<u32> {
-        let at = self.glance(Gpa(table.0 + offset))?;
-        self.below.peek_u32(at, 0)
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        let at = table.0 + offset;
+        let page = self.page_of_entry(place, Gpa(at))?;
+        self.below.peek_u32(place, page, at & OFFSET)
     }
 
     #[inline(always)]
-    fn peek_u64(&self, table: Gpa, offset: u64) -> Option<u64> {
-        let at = self.glance(Gpa(table.0 + offset))?;
-        self.below.peek_u64(at, 0)
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        let at = table.0 + offset;
+        let page = self.page_of_entry(place, Gpa(at))?;
+        self.below.peek_u64(place, page, at & OFFSET)
     }
 
     fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
@@ -288,3 +353,7 @@ impl<S: Structures, L: Layer, O: Observer + Copy> TableMemory for Stage<'_, S, L
         self.below.compare_exchange_u64(at, current, new)
     }
 }
+
+/// The address bits inside a page, which no stage changes. Handed on apart, they are known to the
+/// layer below before the page is.
+const OFFSET: u64 = 0xfff;

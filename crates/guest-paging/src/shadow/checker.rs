@@ -5,9 +5,10 @@
 
 use super::engine::{Guest, Shadow, shift};
 use super::entry::{ALL_RIGHTS, RIGHTS, ShadowEntry};
+use super::shape::{Shape, Target};
 use super::sink::MachineMap;
 use super::store::{ENTRIES, EntryId, Kind, NONE, Role, TableId};
-use crate::x86::spec::{ADDRESS, DIRTY, NO_EXECUTE, PAGE_SIZE, WRITE};
+use crate::x86::spec::{DIRTY, NO_EXECUTE, WRITE};
 use crate::x86::{self, Access, AccessKind, Attributes, Privilege};
 use crate::{Gpa, Gva, TableMemory};
 
@@ -80,7 +81,7 @@ pub enum Violation {
     },
 }
 
-impl<S> Shadow<S> {
+impl<S: super::ShadowSink> Shadow<S> {
     /// Checks all rules: the shadow is a subset of the guest's tables composed with the machine map,
     /// wherever a table is in step; no protected frame is writable and no traced one mapped; the
     /// reverse map is exact; nothing is lost.
@@ -113,10 +114,7 @@ impl<S> Shadow<S> {
         &self,
         guest: Guest<'_, M, P>,
         gva: Gva,
-    ) -> Result<(), Violation>
-    where
-        S: super::ShadowSink,
-    {
+    ) -> Result<(), Violation> {
         let Some(shadow) = self.lookup(gva) else {
             return Ok(());
         };
@@ -189,7 +187,7 @@ impl<S> Shadow<S> {
             let frame = self.store.frame(gfn);
             let synced = self.store.tables_of(gfn).filter(|&id| {
                 let table = self.store.table(id);
-                table.live && table.role.kind == Kind::Guest && !table.unsync
+                table.live && table.role.is_guest() && !table.unsync
             });
             if synced.count() != usize::from(frame.synced_tables) {
                 let table = TableId(frame.tables);
@@ -247,8 +245,9 @@ impl<S> Shadow<S> {
         }
         let fits = match table.role.kind {
             Kind::Direct { key } => self.fits_large_page(id, table.role, key),
-            Kind::Guest if table.unsync => true,
-            Kind::Guest => self.fits_guest_entry(guest, id, table.role),
+            Kind::Top { .. } => self.fits_top(guest, id, table.role),
+            Kind::Guest { .. } if table.unsync => true,
+            Kind::Guest { .. } => self.fits_guest_entry(guest, id, table.role),
         };
         if fits {
             Ok(())
@@ -328,6 +327,17 @@ impl<S> Shadow<S> {
             }
     }
 
+    /// An entry of a root that no table of the guest has leads to a page directory, and if the root is
+    /// in force to that which the registers name.
+    fn fits_top<M, P>(&self, guest: Guest<'_, M, P>, id: EntryId, role: Role) -> bool {
+        let entry = self.store.entry(id);
+        let in_force = self.current.and_then(|slot| self.roots[slot]);
+        let named = in_force.is_none_or(|root| root.table != id.table())
+            || self.leads_to(entry, Shape::of(guest.context).top_target(role, id.index()));
+        let child = self.store.table(entry.child()).role;
+        !entry.is_page(role.level) && child.is_guest() && child.level == role.level - 1 && named
+    }
+
     /// An entry of a table in step leads where the guest's does, and grants no more.
     fn fits_guest_entry<M: TableMemory, P>(
         &self,
@@ -335,33 +345,34 @@ impl<S> Shadow<S> {
         id: EntryId,
         role: Role,
     ) -> bool {
-        let at = Gpa((u64::from(role.gfn) << 12) + 8 * u64::from(id.index()));
-        let Ok(theirs) = guest.memory.load_u64(at) else {
+        let shape = Shape::of(guest.context);
+        let Ok(theirs) = shape.load(guest.memory, id, role) else {
             return false;
         };
         let ours = self.store.entry(id);
-        let leaf = role.level == 1 || role.level <= 3 && theirs & PAGE_SIZE != 0;
+        let target = shape.target(role.level, id.index(), theirs);
         let mut rights = theirs;
-        if leaf && theirs & DIRTY == 0 {
+        if matches!(target, Target::Page { .. }) && theirs & DIRTY == 0 {
             rights &= !WRITE;
         }
         let granted = (ours.bits() ^ NO_EXECUTE) & RIGHTS & !(rights ^ NO_EXECUTE);
         if granted != 0 || !guest.context.is_valid_and_accessed(role.level, theirs) {
             return false;
         }
-        let page = frame_number(theirs) & !(u64::from(frames(role.level)) - 1);
-        if !leaf {
-            let child = self.store.table(ours.child()).role;
-            return !ours.is_page(role.level)
-                && child.kind == Kind::Guest
-                && child.level == role.level - 1
-                && u64::from(child.gfn) == frame_number(theirs);
-        }
-        let key = guest.context.key_of(theirs);
-        if ours.is_page(role.level) {
-            u64::from(self.frames_of(id).start) == page && ours.key() == key
-        } else {
-            u32::try_from(page).is_ok_and(|page| self.is_splinter(ours, page, role.level, key))
+        match target {
+            Target::Table { .. } => {
+                !ours.is_page(role.level)
+                    && self.store.table(ours.child()).role.level == role.level - 1
+                    && self.leads_to(ours, Some(target))
+            }
+            Target::Page { gfn } => {
+                let key = guest.context.key_of(theirs);
+                if ours.is_page(role.level) {
+                    u64::from(self.frames_of(id).start) == gfn && ours.key() == key
+                } else {
+                    u32::try_from(gfn).is_ok_and(|gfn| self.is_splinter(ours, gfn, role.level, key))
+                }
+            }
         }
     }
 }
@@ -376,10 +387,6 @@ fn reverse_map(id: EntryId) -> Violation {
 /// Frames that an entry of a level covers.
 fn frames(level: u8) -> u32 {
     1 << (shift(level) - 12)
-}
-
-fn frame_number(entry: u64) -> u64 {
-    (entry & ADDRESS) >> 12
 }
 
 const _: () = assert!(ALL_RIGHTS & !RIGHTS == 0);

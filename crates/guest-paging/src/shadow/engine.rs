@@ -3,10 +3,11 @@
 use super::entry::ShadowEntry;
 use super::path::Path;
 use super::policy::{Config, Counters, RootPolicy, TABLES_LIMIT, TABLES_MIN};
+use super::shape::{Shape, Target};
 use super::sink::{Flush, MachineMap, ShadowSink};
 use super::store::{EntryId, Kind, NONE, Role, Store, TableId};
 use crate::address::Hpa;
-use crate::x86::{self, Access, Context, PageFault, PagingMode, Translation};
+use crate::x86::{self, Access, Context, PageFault, Translation};
 use crate::{Gpa, Gva, TableMemory, WalkError};
 
 /// The guest as an event finds it: its memory, its place in the machine, its registers.
@@ -101,10 +102,15 @@ pub struct Lookup {
     pub key: u8,
 }
 
-/// Shadow page tables for one guest in 4-level or 5-level paging.
+/// Shadow page tables for one guest, in any paging mode.
+///
+/// The shadow of a guest in 4-level or 5-level paging has as many levels; that of one in PAE or 32-bit
+/// paging has three, with four entries at the top. The PDPTEs of PAE paging must be
+/// [latched](x86::Pdptes::Latched).
 ///
 /// Each method is one event. Nothing is allocated after [`new`](Self::new). When CR0.PG, CR4.PAE,
-/// CR4.LA57 or EFER.NXE change, call [`reset`](Self::reset).
+/// CR4.PSE, CR4.LA57 or EFER.NXE change, call [`reset`](Self::reset). Whatever else loads the PDPTEs
+/// counts as a load of CR3.
 #[derive(Clone, Debug)]
 pub struct Shadow<S> {
     pub(super) store: Store,
@@ -127,7 +133,6 @@ pub struct Shadow<S> {
 /// A cached root.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Root {
-    pub(super) gfn: u32,
     pub(super) pcid: u16,
     pub(super) table: TableId,
     used: u64,
@@ -149,6 +154,8 @@ pub(super) enum Step {
     HideTraced,
     RightsOfTables,
     ForgetMoved,
+    ReloadPdptes,
+    FollowBothHalves,
 }
 
 impl<S: ShadowSink> Shadow<S> {
@@ -189,14 +196,15 @@ impl<S: ShadowSink> Shadow<S> {
     ///
     /// # Panics
     ///
-    /// Panics if `guest` is not in 4-level or 5-level paging, or has another CR3 than the one loaded
-    /// last.
+    /// Panics if the guest's paging is off, if it has another CR3 than the one loaded last, or if the
+    /// PDPTEs of PAE paging are not latched.
     pub fn fault<M: TableMemory, P: MachineMap>(
         &mut self,
         guest: Guest<'_, M, P>,
         gva: Gva,
         access: Access,
     ) -> Resolution<M::Error> {
+        let gva = Shape::of(guest.context).linear(gva);
         let mut path = Path::default();
         let walked = x86::walk(guest.memory, guest.context, gva, access, &mut path);
         let resolution = match walked {
@@ -217,7 +225,7 @@ impl<S: ShadowSink> Shadow<S> {
     ///
     /// # Panics
     ///
-    /// Panics if `guest` is not in 4-level or 5-level paging.
+    /// Panics if the guest's paging is off, or the PDPTEs of PAE paging are not latched.
     pub fn switch_root<M: TableMemory, P: MachineMap>(
         &mut self,
         guest: Guest<'_, M, P>,
@@ -247,6 +255,7 @@ impl<S: ShadowSink> Shadow<S> {
     /// Handles INVLPG.
     pub fn invlpg<M: TableMemory, P: MachineMap>(&mut self, guest: Guest<'_, M, P>, gva: Gva) {
         self.counters.exits_invalidate += 1;
+        let gva = Shape::of(guest.context).linear(gva);
         let entry = self.leaf_of(gva).map(|(entry, _)| entry);
         if let Some(entry) = entry
             && self.store.table(entry.table()).unsync
@@ -361,11 +370,8 @@ impl<S: ShadowSink> Shadow<S> {
         pcid: u16,
         flush: bool,
     ) -> Switch {
-        let role = Role {
-            gfn,
-            level: levels(guest.context),
-            kind: Kind::Guest,
-        };
+        let shape = Shape::of(guest.context);
+        let role = shape.root(gfn, guest.context.root());
         let same = |root: &Root| root.pcid == pcid && self.store.table(root.table).role == role;
         let cached = self
             .roots
@@ -382,11 +388,38 @@ impl<S: ShadowSink> Shadow<S> {
             root.table,
             u16::try_from(slot).expect("a slot for each u16"),
         );
+        self.drop_stale_pdptes(table, shape);
         self.sink.load_root(table, tag);
         if flush || switch == Switch::Miss {
             self.note(Flush::Root(tag));
         }
         switch
+    }
+
+    /// Takes out of a root what its PDPTEs had when they were last loaded, and have no more.
+    fn drop_stale_pdptes(&mut self, root: TableId, shape: Shape) {
+        let role = self.store.table(root).role;
+        if role.is_guest() || !self.keeps(Step::ReloadPdptes) {
+            return;
+        }
+        for index in 0..4 {
+            let id = EntryId::new(root, index);
+            let entry = self.store.entry(id);
+            if entry.is_present() && !self.leads_to(entry, shape.top_target(role, index)) {
+                self.clear(id);
+            }
+        }
+    }
+
+    /// Whether an entry references the table that `target` says.
+    pub(super) fn leads_to(&self, entry: ShadowEntry, target: Option<Target>) -> bool {
+        let Role { gfn, kind, .. } = self.store.table(entry.child()).role;
+        match target {
+            Some(Target::Table { gfn: of, quadrant }) => {
+                u64::from(gfn) == of && kind == Kind::Guest { quadrant }
+            }
+            Some(Target::Page { .. }) | None => false,
+        }
     }
 
     fn new_root<M: TableMemory, P: MachineMap>(
@@ -405,7 +438,6 @@ impl<S: ShadowSink> Shadow<S> {
         let table = self.obtain(guest, role);
         self.store.table_mut(table).roots += 1;
         self.roots[slot] = Some(Root {
-            gfn: role.gfn,
             pcid,
             table,
             used: self.clock,
@@ -465,6 +497,8 @@ impl<S: ShadowSink> Shadow<S> {
     /// It may be absent.
     fn leaf_of(&self, gva: Gva) -> Option<(EntryId, ShadowEntry)> {
         let mut table = self.roots[self.current?].expect("the root in force").table;
+        let long = self.store.table(table).role.is_guest();
+        let gva = if long { gva } else { Gva(gva.0 & 0xffff_ffff) };
         let mut denied = 0;
         loop {
             let level = self.store.table(table).role.level;
@@ -575,12 +609,4 @@ pub(super) fn shift(level: u8) -> u32 {
 /// Index of an address in a table of a level.
 pub(super) fn index(gva: Gva, level: u8) -> u32 {
     u32::try_from(gva.0 >> shift(level) & 511).expect("nine bits")
-}
-
-pub(super) fn levels(context: &Context) -> u8 {
-    match context.mode() {
-        PagingMode::FourLevel => 4,
-        PagingMode::FiveLevel => 5,
-        mode => panic!("{mode:?} paging is not shadowed"),
-    }
 }

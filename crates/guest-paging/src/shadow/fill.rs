@@ -1,8 +1,9 @@
 //! Filling what an access needs, and giving up what nothing needs.
 
-use super::engine::{Cause, Guest, Shadow, Step, index, levels, shift};
+use super::engine::{Cause, Guest, Shadow, Step, index, shift};
 use super::entry::{ALL_RIGHTS, ShadowEntry};
 use super::path::Path;
+use super::shape::Shape;
 use super::sink::{MachineMap, ShadowSink};
 use super::store::{ENTRIES, EntryId, Kind, NONE, Role, TableId};
 use crate::x86::spec::{DIRTY, WRITE};
@@ -29,14 +30,15 @@ impl<S: ShadowSink> Shadow<S> {
         path: &Path,
     ) -> Result<(), Cause> {
         let root = self.root_for(guest)?;
-        let (top, leaf) = (levels(guest.context), path.leaf_level());
+        let shape = Shape::of(guest.context);
+        let (top, leaf) = (shape.top(), path.leaf_level());
         if (leaf..=top).any(|level| self.gfn(path.table(level)).is_none()) {
             return Err(Cause::TableOutside);
         }
         let gfn = self.gfn(translation.gpa).ok_or(Cause::Device)?;
         let block = guest.map.block(translation.gpa).ok_or(Cause::Device)?;
         self.make_room();
-        let table = self.descend(guest, gva, root, path, top);
+        let table = self.descend(guest, gva, root, path, shape);
         if self.store.frame(gfn).access_traces != 0 && self.keeps(Step::HideTraced) {
             return Err(Cause::Trace);
         }
@@ -63,7 +65,8 @@ impl<S: ShadowSink> Shadow<S> {
         let slot = self.current.ok_or(Cause::TableOutside)?;
         let root = self.roots[slot].expect("the root in force");
         let loaded = guest.context.root().0 >> 12;
-        assert_eq!(u64::from(root.gfn), loaded, "CR3 changed without a switch");
+        let role = self.store.table(root.table).role;
+        assert_eq!(u64::from(role.gfn), loaded, "CR3 changed without a switch");
         Ok(root.table)
     }
 
@@ -83,19 +86,22 @@ impl<S: ShadowSink> Shadow<S> {
         gva: Gva,
         root: TableId,
         path: &Path,
-        top: u8,
+        shape: Shape,
     ) -> TableId {
         let mut table = root;
         self.store.table_mut(table).writes = 0;
+        let top = self.store.table(root).role.level;
         for level in (path.leaf_level() + 1..=top).rev() {
             let child = Role {
                 gfn: self
                     .gfn(path.table(level - 1))
                     .expect("checked by the caller"),
                 level: level - 1,
-                kind: Kind::Guest,
+                kind: Kind::Guest {
+                    quadrant: shape.quadrant(gva, level - 1),
+                },
             };
-            let rights = if self.keeps(Step::RightsOfTables) {
+            let rights = if level <= shape.top() && self.keeps(Step::RightsOfTables) {
                 path.entry(level)
             } else {
                 ALL_RIGHTS
@@ -264,7 +270,7 @@ impl<S: ShadowSink> Shadow<S> {
         role: Role,
     ) -> TableId {
         let found = self.store.find(role);
-        if role.kind == Kind::Guest && self.keeps(Step::ResyncOnLink) {
+        if role.is_guest() && self.keeps(Step::ResyncOnLink) {
             self.resync_frame(guest, role.gfn);
         }
         found.unwrap_or_else(|| self.create(role))
@@ -272,7 +278,7 @@ impl<S: ShadowSink> Shadow<S> {
 
     fn create(&mut self, role: Role) -> TableId {
         let table = self.store.create(role);
-        if role.kind == Kind::Guest {
+        if role.is_guest() {
             self.change_protection(role.gfn, |frame| frame.synced_tables += 1);
         }
         table
@@ -288,7 +294,7 @@ impl<S: ShadowSink> Shadow<S> {
         self.empty(id);
         if table.unsync {
             self.unsync.retain(|&other| other != id);
-        } else if table.role.kind == Kind::Guest {
+        } else if table.role.is_guest() {
             self.change_protection(table.role.gfn, |frame| frame.synced_tables -= 1);
         }
         self.store.release(id);

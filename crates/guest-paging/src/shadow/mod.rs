@@ -13,6 +13,7 @@ mod fill;
 mod path;
 mod policy;
 mod protection;
+mod shape;
 mod sink;
 mod store;
 mod sync;

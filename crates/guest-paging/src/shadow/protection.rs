@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::engine::{Cause, Shadow, Step};
 use super::policy::SyncPolicy;
 use super::sink::ShadowSink;
-use super::store::{EntryId, Frame, Kind, NONE, TableId};
+use super::store::{EntryId, Frame, NONE, TableId};
 use crate::Gpa;
 
 /// Which accesses to a page end in an exit.
@@ -99,7 +99,7 @@ impl<S: ShadowSink> Shadow<S> {
     }
 
     /// Lets a write through to a frame that nothing but its being a level 1 table forbids, if tables
-    /// may get out of step.
+    /// may get out of step: then all shadows of that table do.
     pub(super) fn permit_write(&mut self, gfn: u32) -> Result<(), Cause> {
         let frame = self.store.frame(gfn);
         if !self.keeps(Step::ProtectFill) {
@@ -111,21 +111,28 @@ impl<S: ShadowSink> Shadow<S> {
         if frame.synced_tables == 0 {
             return Ok(());
         }
-        let synced = |&id: &TableId| {
-            let table = self.store.table(id);
-            table.role.kind == Kind::Guest && !table.unsync
-        };
-        let table = self.store.tables_of(gfn).find(synced);
-        let table = table.expect("it was counted");
-        let alone = frame.synced_tables == 1 && self.store.table(table).role.level == 1;
-        if !alone || self.config.sync == SyncPolicy::WriteProtect {
+        let mut synced = self.store.tables_of(gfn).filter(|&id| self.is_in_step(id));
+        let above = synced.any(|id| self.store.table(id).role.level != 1);
+        drop(synced);
+        if above || self.config.sync == SyncPolicy::WriteProtect {
             return Err(Cause::GuestTable);
         }
-        self.store.table_mut(table).unsync = true;
-        self.unsync.push(table);
-        self.counters.unsyncs += 1;
-        self.change_protection(gfn, |frame| frame.synced_tables -= 1);
+        while let Some(table) = self.table_in_step(gfn) {
+            self.store.table_mut(table).unsync = true;
+            self.unsync.push(table);
+            self.counters.unsyncs += 1;
+            self.change_protection(gfn, |frame| frame.synced_tables -= 1);
+        }
         Ok(())
+    }
+
+    fn is_in_step(&self, id: TableId) -> bool {
+        let table = self.store.table(id);
+        table.role.is_guest() && !table.unsync
+    }
+
+    fn table_in_step(&self, gfn: u32) -> Option<TableId> {
+        self.store.tables_of(gfn).find(|&id| self.is_in_step(id))
     }
 
     /// Changes the reasons for a frame's protection, and protects it if there was none before.

@@ -22,10 +22,19 @@ pub(super) struct Role {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Kind {
-    /// Shadows a table of the guest.
-    Guest,
+    /// Shadows a table of the guest, or that part of one in 32-bit paging.
+    Guest { quadrant: u8 },
+    /// A root of PAE or 32-bit paging; `slot` is bits 11:5 of CR3.
+    Top { slot: u8 },
     /// Splinters a large page of the guest that has this protection key.
     Direct { key: u8 },
+}
+
+impl Role {
+    /// Whether writes to the frame concern the table.
+    pub(super) fn is_guest(self) -> bool {
+        matches!(self.kind, Kind::Guest { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,7 +123,7 @@ impl Store {
             role: Role {
                 gfn: 0,
                 level: 0,
-                kind: Kind::Guest,
+                kind: Kind::Top { slot: 0 },
             },
             live: false,
             unsync: false,
@@ -266,7 +275,7 @@ impl Store {
             .take(usize::from(self.table(id).present))
     }
 
-    /// The tables that stand for a frame: at most one for each level and key.
+    /// The tables that stand for a frame: at most one for each level and quadrant, or key.
     pub(super) fn tables_of(&self, gfn: u32) -> impl Iterator<Item = TableId> + '_ {
         let first = some(self.frame(gfn).tables);
         std::iter::successors(first, |&id| some(self.tables[id as usize].next_of_frame))

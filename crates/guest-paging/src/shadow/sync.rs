@@ -4,10 +4,11 @@ use super::engine::{Guest, Shadow, Step};
 use super::entry::ShadowEntry;
 use super::fill::Page;
 use super::policy::WritePolicy;
+use super::shape::{Shape, Target};
 use super::sink::{MachineMap, ShadowSink};
 use super::store::{ENTRIES, EntryId, Kind, NONE, Role, TableId};
 use crate::x86::Context;
-use crate::x86::spec::{ACCESSED, ADDRESS, PAGE_SIZE};
+use crate::x86::spec::ACCESSED;
 use crate::{Gpa, TableMemory};
 
 impl<S: ShadowSink> Shadow<S> {
@@ -50,17 +51,23 @@ impl<S: ShadowSink> Shadow<S> {
         size: u64,
     ) {
         // A refreshed entry may free a table of this very frame, so the list is taken first.
-        let mut tables = [None; LEVELS_MAX];
+        let shape = Shape::of(guest.context);
+        let mut tables = [None; SHADOWS_MAX];
         let shadows = self.store.tables_of(gfn);
-        let shadows = shadows.filter(|&id| self.store.table(id).role.kind == Kind::Guest);
+        let shadows = shadows.filter(|&id| self.store.table(id).role.is_guest());
         for (slot, id) in tables.iter_mut().zip(shadows) {
             *slot = Some((id, self.store.table(id).role));
         }
-        let entry = |byte: u64| u32::try_from(byte / 8).expect("an offset in a page");
-        let (first, last) = (entry(offset), entry(offset + size - 1));
         for (table, role) in tables.into_iter().flatten() {
             let followed = self.counters.updates;
-            for index in first..=last {
+            let mut entries = shape.entries(role, offset, offset + size - 1);
+            if !self.keeps(Step::FollowBothHalves) {
+                entries.end = entries.end.min(entries.start + 1);
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            for index in entries {
                 let now = self.store.table(table);
                 if now.live && now.role == role && self.keeps(Step::RefreshWritten) {
                     let follow = self.config.writes == WritePolicy::Update;
@@ -120,12 +127,18 @@ impl<S: ShadowSink> Shadow<S> {
         if !old.is_present() && !follow {
             return;
         }
-        let Role { gfn, level, .. } = self.store.table(id.table()).role;
-        let at = Gpa((u64::from(gfn) << 12) + 8 * u64::from(id.index()));
-        let entry = guest.memory.load_u64(at).unwrap_or(0);
-        let shadow = match level {
-            1 => self.shadow_of_page(guest, entry),
-            _ => self.shadow_of_table(guest.context, level, entry, old),
+        let role = self.store.table(id.table()).role;
+        let level = role.level;
+        let shape = Shape::of(guest.context);
+        let entry = shape.load(guest.memory, id, role).unwrap_or(0);
+        let shadow = match shape.target(level, id.index(), entry) {
+            Target::Page { gfn } if level == 1 => self.shadow_of_page(guest, entry, gfn),
+            // Large pages are filled anew by the next access.
+            Target::Page { .. } => None,
+            Target::Table { gfn, quadrant } => {
+                let child = (gfn, Kind::Guest { quadrant });
+                self.shadow_of_table(guest.context, level, entry, old, child)
+            }
         };
         match shadow {
             Some((shadow, of)) if level == 1 => {
@@ -146,6 +159,7 @@ impl<S: ShadowSink> Shadow<S> {
         &self,
         guest: Guest<'_, M, P>,
         entry: u64,
+        gfn: u64,
     ) -> Option<(ShadowEntry, u32)> {
         let fit = if self.keeps(Step::AccessedBeforePresent) {
             entry
@@ -156,31 +170,31 @@ impl<S: ShadowSink> Shadow<S> {
             return None;
         }
         let page = Page {
-            gfn: self.gfn(Gpa(entry & ADDRESS))?,
+            gfn: self.gfn(Gpa(gfn << 12))?,
             rights: self.writable_if_dirty(entry),
             key: guest.context.key_of(entry),
         };
         Some((self.page_entry(guest, page)?, page.gfn))
     }
 
-    /// What becomes of `old` when the guest's entry of a higher level is `entry`: the same table with
-    /// other rights, or nothing. Large pages are filled anew by the next access.
+    /// What becomes of `old` when the guest's entry of a higher level is `entry`, which references
+    /// `child`: the same table with other rights, or nothing.
     fn shadow_of_table(
         &self,
         context: &Context,
         level: u8,
         entry: u64,
         old: ShadowEntry,
+        child: (u64, Kind),
     ) -> Option<(ShadowEntry, u32)> {
-        let page = level <= 3 && entry & PAGE_SIZE != 0;
-        if !old.is_present() || old.is_page(level) || page {
+        if !old.is_present() || old.is_page(level) {
             return None;
         }
-        let child = old.child();
-        let role = self.store.table(child).role;
-        let same = role.kind == Kind::Guest && u64::from(role.gfn) == (entry & ADDRESS) >> 12;
+        let table = old.child();
+        let role = self.store.table(table).role;
+        let same = (u64::from(role.gfn), role.kind) == child;
         (same && context.is_valid_and_accessed(level, entry))
-            .then(|| (ShadowEntry::table(child, entry), child.0))
+            .then(|| (ShadowEntry::table(table, entry), table.0))
     }
 
     /// Brings every table into step.
@@ -196,11 +210,14 @@ impl<S: ShadowSink> Shadow<S> {
         guest: Guest<'_, M, P>,
         gfn: u32,
     ) {
-        let mut tables = self.store.tables_of(gfn);
-        if let Some(id) = tables.find(|&id| self.store.table(id).unsync) {
-            drop(tables);
+        while let Some(id) = self.table_out_of_step(gfn) {
             self.resync(guest, id);
         }
+    }
+
+    fn table_out_of_step(&self, gfn: u32) -> Option<TableId> {
+        let mut tables = self.store.tables_of(gfn);
+        tables.find(|&id| self.store.table(id).unsync)
     }
 
     /// Protects a table again, then reads it.
@@ -219,5 +236,6 @@ impl<S: ShadowSink> Shadow<S> {
     }
 }
 
-/// At most one table of the guest for each level stands for a frame.
-const LEVELS_MAX: usize = 5;
+/// Tables of the guest that stand for a frame: one for each of 5 levels, or in 32-bit paging 4 quarters
+/// and 2 halves.
+const SHADOWS_MAX: usize = 6;

@@ -179,7 +179,7 @@ impl Context {
     }
 
     #[inline(always)]
-    pub(super) fn pdptes(&self) -> &Pdptes {
+    pub(crate) fn pdptes(&self) -> &Pdptes {
         &self.pdptes
     }
 
@@ -218,7 +218,7 @@ impl Context {
     }
 
     #[inline(always)]
-    pub(super) fn page_size_extensions(&self) -> bool {
+    pub(crate) fn page_size_extensions(&self) -> bool {
         self.cr4 & CR4_PSE != 0
     }
 

@@ -7,10 +7,10 @@
 use super::access::{Access, AccessKind};
 use super::context::Context;
 use super::fault::PageFault;
-use super::spec::{ACCESSED, ADDRESS, DIRTY, EASY, PAGE_SIZE};
-use super::translation::{Attributes, PageSize, Translation};
-use crate::Gpa;
+use super::spec::{ACCESSED, DIRTY, EASY};
+use super::translation::{Attributes, Translation};
 use crate::format::Format;
+use crate::{Gpa, nine_bits};
 
 /// Paging with 64-bit entries of nine index bits a level.
 pub(crate) struct LongMode<const LEVELS: u8>;
@@ -31,7 +31,7 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
 
     #[inline(always)]
     fn offset(input: u64, level: u8) -> u64 {
-        offset(input, level)
+        nine_bits::offset(input, level)
     }
 
     #[inline(always)]
@@ -51,12 +51,12 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
 
     #[inline(always)]
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
-        level == 1 || entry & PAGE_SIZE != 0
+        nine_bits::is_leaf(level, entry)
     }
 
     #[inline(always)]
     fn table(entry: u64) -> Gpa {
-        Gpa(entry & ADDRESS)
+        nine_bits::table(entry)
     }
 
     #[inline(always)]
@@ -96,11 +96,6 @@ impl<const LEVELS: u8> Format for LongMode<LEVELS> {
 }
 
 // What PAE paging shares, since its entries are the same but for the PDPTE.
-
-#[inline(always)]
-pub(super) fn offset(input: u64, level: u8) -> u64 {
-    input >> (9 * level) & (511 << 3)
-}
 
 #[inline(always)]
 pub(super) fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
@@ -151,14 +146,9 @@ pub(super) fn translation(
     leaf: u64,
     key: u8,
 ) -> Translation {
-    let size = match level {
-        1 => PageSize::Size4K,
-        2 => PageSize::Size2M,
-        _ => PageSize::Size1G,
-    };
-    let inside = size.offset_mask();
+    let (gpa, size) = nine_bits::page(level, leaf, input);
     Translation {
-        gpa: Gpa(leaf & ADDRESS & !inside | input & inside),
+        gpa,
         size,
         attributes: context.attributes(attribute_bits(denied) | leaf_bits(leaf)),
         key,

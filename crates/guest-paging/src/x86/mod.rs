@@ -18,55 +18,57 @@ pub use fault::{ErrorCode, PageFault};
 pub use translation::{Attributes, PageSize, Translation};
 
 use crate::walk as generic;
-use crate::{Gva, Observer, TableMemory, WalkError};
+use crate::{Gva, Observer, Paging, Place, TableMemory, WalkError};
+pub use crate::{probe, walk};
 use legacy::Legacy;
 use long_mode::LongMode;
 pub use pae::{PdpteError, load_pdptes};
 
 use pae::Pae;
 
-/// Translates `gva` for `access` as the processor does, setting accessed and dirty flags.
-///
 /// A table-referencing entry is marked as accessed when the walk passes it, also when a later entry
 /// then faults; the leaf is marked, as accessed and for a write as dirty, only after the access was
 /// found to be permitted (SDM 4.8, and the footnote to #PF in 6.15).
 ///
-/// In 4-level and 5-level paging `gva` must be canonical: that check, and its #GP or #SS, are the
+/// In 4-level and 5-level paging an address must be canonical: that check, and its #GP or #SS, are the
 /// caller's. In 32-bit and PAE paging, and with paging off, only the low 32 bits count.
-///
-/// Makes at most 5 loads and 5 updates, [`RESTARTS_MAX`](crate::RESTARTS_MAX) times.
-///
-/// # Errors
-///
-/// Returns the page fault to deliver, the entry that no memory backs, or
-/// [`WalkError::Contended`].
-#[inline]
-pub fn walk<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gva: Gva,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<PageFault, M::Error>> {
-    walk_in_mode::<M, O, true>(memory, context, gva, access, observer)
-}
+impl Paging for Context {
+    type Input = Gva;
+    type Access = Access;
+    type Translation = Translation;
+    type Fault = PageFault;
 
-/// Translates `gva` for `access` without writing anything, for debuggers and look-ahead.
-///
-/// [`Translation::attributes`] then tells whether the leaf was dirty already.
-///
-/// # Errors
-///
-/// As [`walk`], except that [`WalkError::Contended`] cannot happen.
-#[inline]
-pub fn probe<M: TableMemory, O: Observer>(
-    memory: &M,
-    context: &Context,
-    gva: Gva,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<PageFault, M::Error>> {
-    walk_in_mode::<M, O, false>(memory, context, gva, access, observer)
+    /// 4-level paging goes first and inline; the others are a call away, so as not to burden it.
+    #[inline(always)]
+    fn translate<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        gva: Gva,
+        access: Access,
+        observer: &mut O,
+    ) -> Result<Translation, WalkError<PageFault, M::Error>> {
+        if self.mode() == PagingMode::FourLevel {
+            generic::walk::<LongMode<4>, M, O, MARKING>(memory, self, gva.0, access, observer)
+        } else {
+            walk_in_other_mode::<M, O, MARKING>(memory, self, gva, access, observer)
+        }
+    }
+
+    /// Only in 4-level paging.
+    #[inline(always)]
+    fn glance<M: TableMemory, const MARKING: bool>(
+        &self,
+        memory: &M,
+        place: Place,
+        gva: Gva,
+        access: Access,
+    ) -> Option<Translation> {
+        if self.mode() == PagingMode::FourLevel {
+            generic::glance::<LongMode<4>, M, MARKING>(memory, place, self, gva.0, access)
+        } else {
+            None
+        }
+    }
 }
 
 /// As [`walk`] in 4-level and 5-level paging, but begins at an entry below the root.
@@ -81,22 +83,6 @@ pub(crate) fn walk_from<M: TableMemory, O: Observer>(
     // Below the root the two formats are one.
     let start = Some(start);
     generic::walk_from::<LongMode<5>, M, O, true>(memory, context, gva.0, access, observer, start)
-}
-
-/// 4-level paging goes first and inline; the others are a call away, so as not to burden it.
-#[inline(always)]
-fn walk_in_mode<M: TableMemory, O: Observer, const MARKING: bool>(
-    memory: &M,
-    context: &Context,
-    gva: Gva,
-    access: Access,
-    observer: &mut O,
-) -> Result<Translation, WalkError<PageFault, M::Error>> {
-    if context.mode() == PagingMode::FourLevel {
-        generic::walk::<LongMode<4>, M, O, MARKING>(memory, context, gva.0, access, observer)
-    } else {
-        walk_in_other_mode::<M, O, MARKING>(memory, context, gva, access, observer)
-    }
 }
 
 #[inline(never)]

@@ -3,11 +3,11 @@
 use super::access::Access;
 use super::context::{Context, Pdptes, Processor, pdpte_reserved};
 use super::fault::PageFault;
-use super::long_mode::{attribute_bits, deny, mark_leaf, offset, passes, refusal, translation};
-use super::spec::{ACCESSED, ADDRESS, PAGE_SIZE, PRESENT};
+use super::long_mode::{attribute_bits, deny, mark_leaf, passes, refusal, translation};
+use super::spec::{ACCESSED, PRESENT};
 use super::translation::Translation;
 use crate::format::Format;
-use crate::{Gpa, TableMemory};
+use crate::{Gpa, TableMemory, nine_bits};
 
 /// Why MOV to CR3, or another load of the PDPTEs, raises #GP(0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -82,7 +82,7 @@ impl Format for Pae {
     }
 
     fn offset(input: u64, level: u8) -> u64 {
-        offset(input & 0xffff_ffff, level)
+        nine_bits::offset(input & 0xffff_ffff, level)
     }
 
     fn passes(context: &Context, marking: bool, level: u8, entry: u64) -> bool {
@@ -108,11 +108,11 @@ impl Format for Pae {
     }
 
     fn is_leaf(_: &Context, level: u8, entry: u64) -> bool {
-        level == 1 || entry & PAGE_SIZE != 0
+        nine_bits::is_leaf(level, entry)
     }
 
     fn table(entry: u64) -> Gpa {
-        Gpa(entry & ADDRESS)
+        nine_bits::table(entry)
     }
 
     fn deny(denied: u64, level: u8, entry: u64) -> u64 {

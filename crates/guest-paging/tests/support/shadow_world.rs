@@ -1,7 +1,8 @@
 //! A guest, a machine and a processor around a shadow engine, driven by numbers.
 //!
 //! The processor has a TLB that forgets only what it is told to. Whatever it then lets through must
-//! be what a walk gave at some time since the guest last flushed.
+//! be what a walk gave at some time since the guest last flushed. The guest is in 4-level, PAE or 32-bit
+//! paging.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,8 +12,8 @@ use guest_paging::shadow::{
     ShadowSink, TableId, Trace, Violation,
 };
 use guest_paging::x86::{
-    self, Access, AccessKind, Attributes, Context, Privilege, Processor, Registers, Translation,
-    Vendor,
+    self, Access, AccessKind, Attributes, Context, Pdptes, Privilege, Processor, Registers,
+    Translation, Vendor,
 };
 use guest_paging::{Exchange, Gpa, Gva, Hpa, TableMemory, Unbacked};
 
@@ -36,6 +37,12 @@ impl Memory {
         words.get(word).copied().ok_or(Unbacked)
     }
 
+    fn store_u32(&self, at: Gpa, value: u32) {
+        let shift = (at.0 & 4) * 8;
+        let others = self.load(at).unwrap_or(0) & !(0xffff_ffff << shift);
+        self.store(at, others | u64::from(value) << shift);
+    }
+
     pub(crate) fn store(&self, at: Gpa, value: u64) {
         let word = usize::try_from(at.0 / 8).unwrap();
         if let Some(word) = self.0.borrow_mut().get_mut(word) {
@@ -47,16 +54,23 @@ impl Memory {
 impl TableMemory for Memory {
     type Error = Unbacked;
 
-    fn load_u32(&self, _: Gpa) -> Result<u32, Unbacked> {
-        unreachable!("4-level paging has 64-bit entries")
+    fn load_u32(&self, at: Gpa) -> Result<u32, Unbacked> {
+        let word = self.load(at)?;
+        let half = if at.0 & 4 == 0 { word } else { word >> 32 };
+        Ok(u32::try_from(half & 0xffff_ffff).unwrap())
     }
 
     fn load_u64(&self, at: Gpa) -> Result<u64, Unbacked> {
         self.load(at)
     }
 
-    fn compare_exchange_u32(&self, _: Gpa, _: u32, _: u32) -> Exchange<u32, Unbacked> {
-        unreachable!("4-level paging has 64-bit entries")
+    fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Unbacked> {
+        let found = self.load_u32(at)?;
+        if found != current {
+            return Ok(Err(found));
+        }
+        self.store_u32(at, new);
+        Ok(Ok(found))
     }
 
     fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Unbacked> {
@@ -109,9 +123,9 @@ impl Tlb {
     }
 
     /// Where the tables that the sink was told of lead.
-    fn walk(&self, gva: u64) -> Option<Hpa> {
+    fn walk(&self, gva: u64, levels: u8) -> Option<Hpa> {
         let mut table = self.root_table?;
-        for level in (1..=4_u8).rev() {
+        for level in (1..=levels).rev() {
             let index = gva >> (3 + 9 * u32::from(level)) & 511;
             let entry = *self.entries.get(&(table, u32::try_from(index).ok()?))?;
             if entry.is_page(level) {
@@ -149,13 +163,88 @@ impl ShadowSink for Tlb {
     }
 }
 
+/// The guest's paging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    FourLevel,
+    Pae,
+    Legacy,
+}
+
+impl Mode {
+    pub(crate) const ALL: [Self; 3] = [Self::FourLevel, Self::Pae, Self::Legacy];
+
+    fn registers(self) -> Registers {
+        let (cr4, efer) = match self {
+            Self::FourLevel => (1 << 5 | 1 << 17, 1 << 10 | 1 << 11),
+            Self::Pae => (1 << 5, 1 << 11),
+            Self::Legacy => (1 << 4, 0),
+        };
+        Registers {
+            cr0: 1 << 31 | 1 << 16,
+            cr3: 0x1000,
+            cr4,
+            efer,
+            pdptes: Pdptes::Latched([0; 4]),
+            ..Registers::default()
+        }
+    }
+
+    /// CR3 of a process, 0 to 5. In PAE paging all have theirs in one frame; in 4-level paging there are
+    /// two, each with three PCIDs.
+    fn cr3(self, process: u64) -> u64 {
+        match self {
+            Self::FourLevel => (1 + process % 2) << 12,
+            Self::Pae => 0x1000 + process * 0x20,
+            Self::Legacy => [1, 2, 6, 7, 8, 9][usize::try_from(process).unwrap()] << 12,
+        }
+    }
+
+    fn pcid(self, process: u64) -> u16 {
+        match self {
+            Self::FourLevel => u16::try_from(process / 2).unwrap(),
+            Self::Pae | Self::Legacy => 0,
+        }
+    }
+
+    /// Where the pages of the first directory entry are seen again, by the third.
+    fn alias(self) -> u64 {
+        match self {
+            Self::FourLevel | Self::Pae => 0x40_0000,
+            Self::Legacy => 0x80_0000,
+        }
+    }
+
+    /// The pages that are looked at without being accessed.
+    fn kept_pages(self) -> impl Iterator<Item = u64> {
+        let page = |number: u64| number << 12;
+        let again = (0..KEPT_FRAMES / 2).map(move |number| self.alias() + page(number));
+        (0..KEPT_FRAMES).map(page).chain(again)
+    }
+
+    /// Levels of the shadow.
+    fn levels(self) -> u8 {
+        match self {
+            Self::FourLevel => 4,
+            Self::Pae | Self::Legacy => 3,
+        }
+    }
+}
+
+const PROCESSOR: Processor = Processor {
+    vendor: Vendor::Intel,
+    maxphyaddr: 40,
+    gib_pages: true,
+    pse36: true,
+};
+
 /// Everything together.
 pub(crate) struct World {
+    mode: Mode,
     pub(crate) memory: Memory,
     pub(crate) machine: Machine,
     pub(crate) context: Context,
     pub(crate) shadow: Shadow<Tlb>,
-    pcid: u16,
     /// By page, what a walk gave since the guest last flushed it.
     history: HashMap<u64, Vec<Translation>>,
     pub(crate) met: Met,
@@ -173,7 +262,7 @@ pub(crate) struct Met {
 }
 
 impl World {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, mode: Mode) -> Self {
         let memory = Memory(RefCell::new(vec![
             0;
             usize::try_from(KEPT_FRAMES * 512)
@@ -186,42 +275,47 @@ impl World {
             large: true,
             read_only: 20,
         };
-        let registers = Registers {
-            cr0: 1 << 31 | 1 << 16,
-            cr3: 0x1000,
-            cr4: 1 << 5 | 1 << 17,
-            efer: 1 << 10 | 1 << 11,
-            ..Registers::default()
-        };
-        let processor = Processor {
-            vendor: Vendor::Intel,
-            maxphyaddr: 40,
-            gib_pages: true,
-            pse36: true,
-        };
         let mut world = Self {
+            mode,
             memory,
             machine,
-            context: Context::new(&processor, &registers),
+            context: Context::new(&PROCESSOR, &mode.registers()),
             shadow: Shadow::new(config, Tlb::new()),
-            pcid: 0,
             history: HashMap::new(),
             met: Met::default(),
         };
         world.lay_out();
-        world.switch(1, 0, true);
+        world.switch(0, true);
         world
     }
 
-    /// Two processes: roots in frames 1 and 2, which share the tables below. Page n of the first
-    /// 24 maps frame n; at 2 MiB lies a large page.
+    /// Processes that share the tables below their roots. Page n of the first 24 maps frame n; at
+    /// 2 MiB, or in 32-bit paging at 4 MiB, lies a large page; above that the first pages are seen again.
     fn lay_out(&mut self) {
-        for root in [1, 2] {
-            self.memory.store(Gpa(root << 12), 0x3007);
+        let roots = (0..6).map(|process| Gpa(self.mode.cr3(process)));
+        match self.mode {
+            Mode::FourLevel => {
+                roots.for_each(|root| self.memory.store(root, 0x3007));
+                self.memory.store(Gpa(0x3000), 0x4007);
+            }
+            Mode::Pae => roots.for_each(|root| self.memory.store(root, 0x4001)),
+            Mode::Legacy => {
+                // The second entry lies at 4 MiB.
+                roots.for_each(|root| {
+                    self.memory.store(root, 0x87_0000_5007);
+                    self.memory.store(Gpa(root.0 + 8), 0x5007);
+                });
+                for pair in 0..KEPT_FRAMES / 2 {
+                    let entry = |frame: u64| frame << 12 | 0x67;
+                    let both = entry(2 * pair) | entry(2 * pair + 1) << 32;
+                    self.memory.store(Gpa(0x5000 + 8 * pair), both);
+                }
+                return;
+            }
         }
-        self.memory.store(Gpa(0x3000), 0x4007);
         self.memory.store(Gpa(0x4000), 0x5007);
         self.memory.store(Gpa(0x4008), 0x20_0087);
+        self.memory.store(Gpa(0x4010), 0x5007);
         for frame in 0..KEPT_FRAMES {
             self.memory
                 .store(Gpa(0x5000 + 8 * frame), frame << 12 | 0x67);
@@ -243,9 +337,8 @@ impl World {
             4..=7 => self.write_table(next)?,
             8 => self.announce(next)?,
             9 => {
-                let (frame, pcid) = (1 + next()? % 2, next()? % 3);
-                let flush = next()? % 2 == 0;
-                self.switch(frame, u16::try_from(pcid).unwrap(), flush);
+                let (process, flush) = (next()? % 6, next()? % 2 == 0);
+                self.switch(process, flush);
                 if let Err(violation) = self.check_kept_pages() {
                     return Some(Err(violation));
                 }
@@ -272,7 +365,7 @@ impl World {
         let privileges = [Privilege::User, Privilege::Supervisor];
         let privilege = privileges[usize::try_from(next()? % 2).unwrap()];
         // What is written are entries too: the page may be a table.
-        let value = entry(next)?;
+        let value = self.entry(next)?;
         self.perform(gva, Access::new(kind, privilege), value);
         Some(())
     }
@@ -285,7 +378,7 @@ impl World {
             _ => 1 + number / 2 % TABLE_FRAMES,
         };
         let gva = (frame << 12) + index(next)? * 8;
-        let value = entry(next)?;
+        let value = self.entry(next)?;
         self.perform(
             gva,
             Access::new(AccessKind::Write, Privilege::Supervisor),
@@ -348,10 +441,17 @@ impl World {
         panic!("an access to {gva:#x} makes no progress");
     }
 
-    /// What the processor's TLB lets through.
-    fn hit(&self, gva: u64, access: Access) -> Option<Hpa> {
-        let tlb = self.shadow.sink();
-        let seen = tlb.cached.get(&(tlb.root, gva & !0xfff))?;
+    /// What the processor's TLB lets through, once it has read the shadow's tables.
+    fn hit(&mut self, gva: u64, access: Access) -> Option<Hpa> {
+        let page = gva & !0xfff;
+        let tag = self.shadow.sink().root;
+        if self.mode.kept_pages().any(|kept| kept == page)
+            && let Some(seen) = self.shadow.lookup(Gva(page))
+        {
+            let tlb = self.shadow.sink_mut();
+            tlb.cached.entry((tag, page)).or_insert(seen);
+        }
+        let seen = self.shadow.sink().cached.get(&(tag, page))?;
         let permitted = match access.kind {
             AccessKind::Read => true,
             AccessKind::Write => seen.writable,
@@ -371,7 +471,7 @@ impl World {
 
     fn announce(&mut self, next: &mut Numbers<'_>) -> Option<()> {
         let gpa = Gpa(((1 + next()? % TABLE_FRAMES) << 12) + index(next)? * 8);
-        self.memory.store(gpa, entry(next)?);
+        self.memory.store(gpa, self.entry(next)?);
         let guest = Guest {
             memory: &self.memory,
             map: &self.machine,
@@ -381,9 +481,14 @@ impl World {
         Some(())
     }
 
-    pub(crate) fn switch(&mut self, frame: u64, pcid: u16, flush: bool) {
-        self.context.set_cr3(frame << 12);
-        self.pcid = pcid;
+    pub(crate) fn switch(&mut self, process: u64, flush: bool) {
+        let cr3 = self.mode.cr3(process);
+        if self.mode == Mode::Pae {
+            let pdptes = self.pdptes(cr3);
+            self.context.set_pdptes(pdptes);
+        }
+        self.context.set_cr3(cr3);
+        let pcid = self.mode.pcid(process);
         let guest = Guest {
             memory: &self.memory,
             map: &self.machine,
@@ -394,9 +499,26 @@ impl World {
         self.history.clear();
     }
 
+    /// Loads the PDPTEs, after the guest has made good those that would be its #GP.
+    fn pdptes(&mut self, cr3: u64) -> Pdptes {
+        let at = |index: u64| Gpa(cr3 + 8 * index);
+        for index in 0..4 {
+            let entry = self.memory.load(at(index)).unwrap();
+            self.memory.store(at(index), entry & 0xff_ffff_f019);
+        }
+        let guest = Guest {
+            memory: &self.memory,
+            map: &self.machine,
+            context: &self.context,
+        };
+        self.shadow.announce_write(guest, at(0), 32);
+        let loaded = x86::load_pdptes(&self.memory, &PROCESSOR, cr3);
+        Pdptes::Latched(loaded.expect("no reserved bits"))
+    }
+
     /// After a flush of everything, nothing may be stale.
     fn check_kept_pages(&self) -> Result<(), Violation> {
-        let mut pages = (0..KEPT_FRAMES).map(|page| Gva(page << 12));
+        let mut pages = self.mode.kept_pages().map(Gva);
         pages.try_for_each(|page| self.shadow.check_address(self.guest(), page))
     }
 
@@ -455,7 +577,7 @@ impl World {
                 map: &self.machine,
                 context: &self.context,
             };
-            self.shadow.announce_write(guest, Gpa(0x1000), 0x5000);
+            self.shadow.announce_write(guest, Gpa(0x1000), 0x9000);
         }
         Some(())
     }
@@ -463,20 +585,56 @@ impl World {
     /// A page that some entry may map.
     fn page(&self, next: &mut Numbers<'_>) -> Option<u64> {
         let number = next()?;
-        Some(match number % 8 {
-            0..=3 => ((number >> 3) % KEPT_FRAMES) << 12,
-            4 => 0x20_0000 + (((number >> 3) % 512) << 12),
-            _ => {
-                let indices = [0, 1, 2, 3].map(|level| INDICES[digit(number >> (3 + 2 * level))]);
-                let [a, b, c, d] = indices;
-                let gva = a << 39 | b << 30 | c << 21 | d << 12;
-                ((gva << 16).cast_signed() >> 16).cast_unsigned()
+        let rest = number >> 3;
+        Some(match (number % 8, self.mode) {
+            (0..=2, _) => (rest % KEPT_FRAMES) << 12,
+            (3, mode) => mode.alias() + ((rest % (KEPT_FRAMES / 2)) << 12),
+            (4, Mode::Legacy) => 0x40_0000 + ((rest % 1024) << 12),
+            (4, _) => 0x20_0000 + ((rest % 512) << 12),
+            (_, mode) => {
+                let [a, b, c, d] = [0, 1, 2, 3].map(|level| digit(rest >> (2 * level)));
+                match mode {
+                    Mode::FourLevel => {
+                        let [a, b, c, d] = [a, b, c, d].map(|digit| INDICES[digit]);
+                        let gva = a << 39 | b << 30 | c << 21 | d << 12;
+                        ((gva << 16).cast_signed() >> 16).cast_unsigned()
+                    }
+                    Mode::Pae => (a as u64) << 30 | INDICES[b] << 21 | INDICES[c] << 12,
+                    // Both entries of each pair that is written to.
+                    Mode::Legacy => {
+                        let pair = |digit, half| 2 * INDICES[digit] + half as u64 % 2;
+                        pair(a, c) << 22 | pair(b, d) << 12
+                    }
+                }
             }
         })
     }
 
-    /// Notes what walks give now, for every page that the TLB knows.
+    /// An entry that leads somewhere more often than not; two of them in 32-bit paging.
+    fn entry(&self, next: &mut Numbers<'_>) -> Option<u64> {
+        match self.mode {
+            Mode::FourLevel => entry(next),
+            // One that may be a PDPTE too.
+            Mode::Pae => {
+                let entry = entry(next)?;
+                Some(if next()? % 8 == 0 {
+                    entry & !0x1e6
+                } else {
+                    entry
+                })
+            }
+            Mode::Legacy => {
+                let (low, high) = (entry(next)?, entry(next)?);
+                Some(legacy(low) | legacy(high) << 32)
+            }
+        }
+    }
+
+    /// Notes what walks give now, for every page that the TLB knows or may read any time.
     fn remember(&mut self) {
+        self.mode
+            .kept_pages()
+            .for_each(|page| self.remember_page(page));
         let pages: Vec<u64> = self.shadow.sink().cached.keys().map(|&(_, p)| p).collect();
         for page in pages {
             self.remember_page(page);
@@ -499,9 +657,10 @@ impl World {
         self.remember();
         self.shadow.check(self.guest())?;
         let tlb = self.shadow.sink();
-        for page in (0..KEPT_FRAMES).map(|page| page << 12) {
+        for page in self.mode.kept_pages() {
             let known = self.shadow.lookup(Gva(page)).map(|found| found.hpa);
-            assert_eq!(tlb.walk(page), known, "the sink was told otherwise");
+            let told = tlb.walk(page, self.mode.levels());
+            assert_eq!(told, known, "the sink was told otherwise");
         }
         for (&(root, page), &seen) in &tlb.cached {
             if root != tlb.root {
@@ -582,6 +741,12 @@ fn entry(next: &mut Numbers<'_>) -> Option<u64> {
         entry |= 1 << 63;
     }
     Some(entry)
+}
+
+/// The same in 32 bits. A large page is at 0 then, or where PSE-36 bits take it.
+fn legacy(entry: u64) -> u64 {
+    let large = if entry & 0x80 != 0 { 0x3f_e000 } else { 0 };
+    entry & 0xffff_ffff & !large
 }
 
 /// Indices that are used over and over, so that tables meet.
