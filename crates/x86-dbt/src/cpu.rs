@@ -45,6 +45,7 @@ pub(crate) const CR4_FSGSBASE: u64 = 1 << 16;
 pub(crate) const CR4_SMEP: u64 = 1 << 20;
 pub(crate) const CR4_SMAP: u64 = 1 << 21;
 pub(crate) const CR4_PKE: u64 = 1 << 22;
+pub(crate) const CR4_PKS: u64 = 1 << 24;
 
 // EFER. AMD APM volume 2, 3.1.7.
 pub(crate) const EFER_SCE: u64 = 1 << 0;
@@ -128,6 +129,7 @@ pub struct Cpu {
     pub(crate) cr4: u64,
     pub(crate) efer: u64,
     pub(crate) pkru: u32,
+    pub(crate) pkrs: u32,
     pub(crate) dr: [u64; 8],
     pub(crate) msr: Msrs,
     pub(crate) fx: FxState,
@@ -221,6 +223,7 @@ impl Cpu {
             cr4: 0,
             efer: 0,
             pkru: 0,
+            pkrs: 0,
             dr: [0, 0, 0, 0, 0, 0, DR6_FIXED, DR7_FIXED],
             msr: Msrs::default(),
             fx: FxState::power_on(),

@@ -4,7 +4,7 @@ use guest_paging::x86::Processor;
 
 use crate::cpu::{
     CR4_DE, CR4_FSGSBASE, CR4_LA57, CR4_MCE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CR4_PCE, CR4_PGE,
-    CR4_PKE, CR4_PSE, CR4_PVI, CR4_SMAP, CR4_SMEP, CR4_TSD, CR4_UMIP, CR4_VME,
+    CR4_PKE, CR4_PKS, CR4_PSE, CR4_PVI, CR4_SMAP, CR4_SMEP, CR4_TSD, CR4_UMIP, CR4_VME,
 };
 
 pub use guest_paging::x86::Vendor;
@@ -71,7 +71,7 @@ impl Features {
     ///
     /// 1:EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE-36 CLFLUSH MMX FXSR SSE SSE2.
     /// 1:ECX: SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES.
-    /// 7:EBX: FSGSBASE SMEP SMAP ADX CLFLUSHOPT CLWB ERMS SHA. 7:ECX: UMIP PKU LA57 RDPID.
+    /// 7:EBX: FSGSBASE SMEP SMAP ADX CLFLUSHOPT CLWB ERMS SHA. 7:ECX: UMIP PKU LA57 RDPID PKS.
     /// 80000001: SYSCALL NX 1GB-pages RDTSCP LM; LAHF CR8 LZCNT.
     pub const ALL: Self = Self {
         leaf1_edx: bits(&[
@@ -79,7 +79,7 @@ impl Features {
         ]),
         leaf1_ecx: bits(&[0, 1, 9, 13, 19, 20, 21, 22, 23, 24, 25]),
         leaf7_ebx: bits(&[0, 7, 9, 19, 20, 23, 24, 29]),
-        leaf7_ecx: bits(&[2, 3, 16, 22]),
+        leaf7_ecx: bits(&[2, 3, 16, 22, 31]),
         ext_edx: bits(&[11, 20, 26, 27, 29]),
         ext_ecx: bits(&[0, 4, 5]),
     };
@@ -219,6 +219,10 @@ impl Cpuid {
         self.features.leaf7_ebx & 1 << 20 != 0
     }
 
+    pub(crate) fn has_pks(&self) -> bool {
+        self.features.leaf7_ecx & 1 << 31 != 0
+    }
+
     pub(crate) fn has_la57(&self) -> bool {
         self.features.leaf7_ecx & 1 << 16 != 0
     }
@@ -252,6 +256,7 @@ impl Cpuid {
             (f.leaf7_ebx, 20, CR4_SMAP),
             (f.leaf7_ecx, 2, CR4_UMIP),
             (f.leaf7_ecx, 3, CR4_PKE),
+            (f.leaf7_ecx, 31, CR4_PKS),
             (f.leaf7_ecx, 16, CR4_LA57),
         ];
         for (word, bit, control) in optional {

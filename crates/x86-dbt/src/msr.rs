@@ -1,6 +1,6 @@
 //! Model-specific registers of the processor itself; the rest is the platform's to answer.
 
-use crate::cpu::{Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE};
+use crate::cpu::{Cpu, EFER_LMA, EFER_LME, EFER_NXE, EFER_SCE, EVENT_BREAK};
 use crate::exception::{GP0, Result};
 use crate::platform::Platform;
 use crate::segment::{FS, GS};
@@ -34,6 +34,7 @@ const SYSENTER_EIP: u32 = 0x176;
 const MCG_CAP: u32 = 0x179;
 const MCG_STATUS: u32 = 0x17a;
 const PAT: u32 = 0x277;
+const PKRS: u32 = 0x6e1;
 const MTRR_DEF_TYPE: u32 = 0x2ff;
 const EFER: u32 = 0xc000_0080;
 const STAR: u32 = 0xc000_0081;
@@ -107,6 +108,7 @@ impl Cpu {
             SYSENTER_CS => self.msr.sysenter_cs,
             SYSENTER_ESP => self.msr.sysenter_esp,
             SYSENTER_EIP => self.msr.sysenter_eip,
+            PKRS if self.cpuid.has_pks() => self.pkrs.into(),
             PAT => self.msr.pat,
             // Write-combining, fixed ranges, eight variable ranges.
             MTRRCAP => 0x508,
@@ -141,6 +143,11 @@ impl Cpu {
             SYSENTER_CS => self.msr.sysenter_cs = value & 0xffff,
             SYSENTER_ESP => self.msr.sysenter_esp = self.canonical(value)?,
             SYSENTER_EIP => self.msr.sysenter_eip = self.canonical(value)?,
+            PKRS if self.cpuid.has_pks() => {
+                self.pkrs = u32::try_from(value).map_err(|_| GP0)?;
+                self.paging_changed();
+                self.events |= EVENT_BREAK;
+            }
             PAT if is_pat(value) => self.msr.pat = value,
             MTRR_DEF_TYPE if value & !0xcff == 0 => self.msr.mtrr_default = value,
             BIOS_SIGN_ID | MCG_STATUS => {}

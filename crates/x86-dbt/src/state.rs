@@ -44,6 +44,8 @@ pub struct State {
     pub cpl: u8,
     /// PKRU.
     pub pkru: u32,
+    /// `IA32_PKRS`.
+    pub pkrs: u32,
     /// DR0 to DR7.
     pub debug: [u64; 8],
     /// STAR, LSTAR, CSTAR, FMASK, `KERNEL_GS_BASE`, `SYSENTER_CS`, `SYSENTER_ESP`, `SYSENTER_EIP`, PAT, `TSC_AUX`, TSC offset.
@@ -94,6 +96,7 @@ impl Cpu {
             efer: self.efer,
             cpl: self.cpl,
             pkru: self.pkru,
+            pkrs: self.pkrs,
             debug: self.dr,
             msrs: [
                 msr.star,
@@ -134,6 +137,7 @@ impl Cpu {
             state.cpl & 3
         };
         self.pkru = state.pkru;
+        self.pkrs = state.pkrs;
         self.set_debug(&state.debug);
         self.set_msrs(&state.msrs);
         self.fx.set_image(&state.fx);

@@ -54,7 +54,7 @@ impl TableMemory for Ram {
 }
 
 impl Cpu {
-    /// Takes the control registers into the walk's context; must follow every change of CR0, CR3, CR4, EFER or PKRU
+    /// Takes the control registers into the walk's context; must follow every change of CR0, CR3, CR4, EFER, PKRU or PKRS
     /// that does not go through [`Cpu::root_changed`].
     pub(crate) fn paging_changed(&mut self) {
         let registers = Registers {
@@ -63,7 +63,7 @@ impl Cpu {
             cr4: self.cr4,
             efer: self.efer,
             pkru: self.pkru,
-            pkrs: 0,
+            pkrs: self.pkrs,
             pdptes: self.paging_pdptes(),
         };
         self.paging = Context::new(&self.cpuid.processor(), &registers);
