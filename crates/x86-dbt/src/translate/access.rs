@@ -2,7 +2,8 @@
 //!
 //! Two ways lead through the soft TLB. The usual one computes the entry's place from the address. The short one looks
 //! into a [`Pin`] that belongs to the place in the code: the page that was used there last. Loops that go along memory have
-//! pins. Elsewhere, on the stack too, what a pin saves is lost again to the changes of address space that empty it.
+//! pins, and programs one for their stack. Elsewhere, on the kernel's stacks too, what a pin saves is lost again to the
+//! changes of address space that empty it.
 
 use core::mem::offset_of;
 
@@ -14,7 +15,7 @@ use super::ident::gpr_number;
 use super::lower::Lowering;
 use crate::frame::{Header, PINS, PINS_EACH, Pin, TLB};
 use crate::ram::PAGE;
-use crate::tlb::Entry;
+use crate::tlb::{Bank, Entry};
 
 /// What is accessed.
 #[derive(Clone, Copy, Debug)]
@@ -176,10 +177,14 @@ impl Lowering<'_> {
     /// Offset in the frame of the pin for `access`. Reads and writes, and each bank, have pins of their own: what is in
     /// one has been checked for exactly its use.
     fn pin(&mut self, access: Access) -> Option<usize> {
-        if !self.is_loop || !self.strides(access) {
+        let on_user_stack = access.base == Register::RSP && self.mode.bank() == Bank::User as u8;
+        let slot = if on_user_stack {
+            STACK_PIN
+        } else if self.is_loop && self.strides(access) {
+            self.loop_pin(access.base)
+        } else {
             return None;
-        }
-        let slot = self.loop_pin(access.base);
+        };
         let kind = usize::from(self.mode.bank()) * 2 + usize::from(access.write);
         Some(PINS + (kind * PINS_EACH + slot) * size_of::<Pin>())
     }
@@ -203,9 +208,12 @@ impl Lowering<'_> {
             usize::from(gpr_number(base))
         };
         // Nearby units start elsewhere, so that an outer loop keeps its own.
-        (base + self.unit.0 as usize * 5) % PINS_EACH
+        (base + self.unit.0 as usize * 5) % STACK_PIN
     }
 }
+
+/// The pin of a program's stack; those of loops are the others.
+const STACK_PIN: usize = PINS_EACH - 1;
 
 /// `look_up_page` turns a page number into an entry's place by a shift.
 const _: () = assert!(size_of::<Entry>() == 32);
