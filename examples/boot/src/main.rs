@@ -17,7 +17,7 @@ use clap::Parser;
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
     Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine, Lockstep,
-    StartState, acpi_tables,
+    NetworkConfig, PciRoot, StartState, UserNetwork, acpi_tables,
 };
 use vm_memory::GuestMemoryMmap;
 
@@ -48,6 +48,9 @@ fn main() -> ExitCode {
 /// What cannot be started at all: the user's input, or the host's.
 const BAD_INPUT: u8 = 2;
 
+/// The guest's adapter; a locally administered address.
+const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+
 /// A guest before it is loaded.
 struct Payload {
     kernel: KernelImage,
@@ -67,7 +70,14 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
         MachineArg::M0 => Chipset::M0,
         MachineArg::M1 => Chipset::M1,
     };
-    let acpi = (chipset == Chipset::M1).then(acpi_tables);
+    if args.net.is_some() && chipset == Chipset::M0 {
+        bail!("--net needs --machine m1: m0 has no PCI");
+    }
+    let pci = match args.net {
+        Some(_) => PciRoot::Shown,
+        None => PciRoot::Hidden,
+    };
+    let acpi = (chipset == Chipset::M1).then(|| acpi_tables(pci));
     let unpacked = if args.no_unpack {
         None
     } else {
@@ -84,13 +94,20 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
 
     let console = Console::new();
     let unix_seconds = now();
-    let board = |console| {
+    let network = args.net.map(|_| NetworkConfig {
+        mac: MAC,
+        ram: ram.clone(),
+        wire: Box::new(UserNetwork::new()),
+        service_ns: args.net_delay,
+    });
+    let board = |console, network| {
         Board::new(BoardConfig {
             chipset,
             ram: args.memory << 20,
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
             console,
+            network,
         })
     };
     let engine = match args.check {
@@ -100,14 +117,14 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             let reference = (DbtEngine::new(&twin, &start, chipset)?, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
-            let board = board(Box::new(std::io::sink()));
+            let board = board(Box::new(std::io::sink()), None);
             Engine::Lockstep(Box::new(Lockstep::new(subject, reference, board)))
         }
         None => engine(args, &ram, &start, chipset)?,
     };
     Ok(Session {
         engine,
-        board: board(Box::new(console.clone())),
+        board: board(Box::new(console.clone()), network),
         console,
     })
 }
@@ -164,7 +181,7 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
     if args.initrd.is_some() {
         bail!("--initrd needs --kernel: Debian's kernel comes with a RAM disk made here");
     }
-    let files = match debian::obtain(flavour) {
+    let files = match debian::obtain(flavour, args.net) {
         Ok(files) => files,
         Err(error) => {
             eprintln!("boot: cannot get Debian's packages: {error:#}");
@@ -175,7 +192,11 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
     Ok(Payload {
         kernel: KernelImage::read(&files.kernel)?,
-        initrd: Some(initramfs::build(&busybox, args.run.as_deref())?),
+        initrd: Some(initramfs::build(
+            &busybox,
+            args.run.as_deref(),
+            &files.modules,
+        )?),
         command_line: args
             .cmdline
             .clone()
@@ -185,9 +206,9 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Payload> {
 }
 
 fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
-    let files = debian::obtain(args.guest)?;
+    let files = debian::obtain(args.guest, args.net)?;
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
-    let initrd = initramfs::build(&busybox, args.run.as_deref())?;
+    let initrd = initramfs::build(&busybox, args.run.as_deref(), &files.modules)?;
     std::fs::write(path, initrd).with_context(|| path.display().to_string())
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
+use e1000::registers;
 use machine::{Board, DbtCost, Engine};
 
 pub(crate) struct Report<'a> {
@@ -50,6 +51,9 @@ impl Report<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         eprintln!("{table}");
+        if let Some(nic) = self.board.network() {
+            network(nic);
+        }
     }
 
     fn times(&self, table: &mut Table, cost: Option<&DbtCost>) {
@@ -69,6 +73,36 @@ impl Report<'_> {
             table.add_row(["speed", &format!("{:.1} MIPS", mips(cost, cost.busy)), ""]);
         }
     }
+}
+
+/// What the adapter cost, by register and by frame.
+fn network(nic: &e1000::E1000) {
+    let counts = nic.counts();
+    let frames = counts.tx_frames + counts.rx_frames;
+    eprintln!(
+        "network: {} frames out, {} in, {} bytes, {} interrupts",
+        grouped(counts.tx_frames),
+        grouped(counts.rx_frames),
+        grouped(counts.tx_bytes + counts.rx_bytes),
+        grouped(counts.interrupts.raised),
+    );
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["register", "reads", "writes", "exits per frame"]);
+    let mut exits: Vec<_> = nic.exits().collect();
+    exits.sort_by_key(|exits| std::cmp::Reverse(exits.reads + exits.writes));
+    for exits in exits.iter().take(REGISTERS_SHOWN) {
+        table.add_row([
+            registers::name(exits.register),
+            &grouped(exits.reads),
+            &grouped(exits.writes),
+            &ratio(exits.reads + exits.writes, frames),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    eprintln!("{table}");
 }
 
 fn costs(table: &mut Table, cost: &DbtCost) {
@@ -146,6 +180,11 @@ fn per_million(count: u64, all: u64) -> String {
     format!("{:.1}", count as f64 * 1e6 / all as f64)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn ratio(count: u64, of: u64) -> String {
+    format!("{:.2}", count as f64 / of.max(1) as f64)
+}
+
 fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
@@ -162,6 +201,9 @@ fn grouped(number: u64) -> String {
     }
     out
 }
+
+/// Registers in the table, the most used first.
+const REGISTERS_SHOWN: usize = 10;
 
 const EXCEPTIONS: [&str; 20] = [
     "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",

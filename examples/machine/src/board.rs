@@ -4,6 +4,7 @@
 mod clock;
 mod com1;
 mod interrupts;
+mod network;
 mod ports;
 #[cfg(test)]
 mod tests;
@@ -18,12 +19,14 @@ use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
 use vm_device::bus::{PioAddress, PioBus};
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
-use crate::layout::{ACPI_PM, LOW_RAM_END, S5_SLEEP_TYPE, SCI};
+use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
 use interrupts::{Interrupts, Window};
+use network::{Network, memory_offset, port_offset};
 
 pub use com1::Console;
+pub use network::{NetworkConfig, Wire};
 pub use ports::Device;
 
 /// Frequency of the time-stamp counter in Hz.
@@ -52,6 +55,8 @@ pub struct BoardConfig {
     pub ns_per_instruction: u64,
     /// Where the serial line writes to.
     pub console: Console,
+    /// A network adapter, on chipset M1.
+    pub network: Option<NetworkConfig>,
 }
 
 impl fmt::Debug for BoardConfig {
@@ -107,6 +112,7 @@ pub struct Board {
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
+    network: Option<Network>,
     clock: InstructionClock,
     /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
     deadline_ns: u64,
@@ -129,13 +135,18 @@ impl Board {
     ///
     /// # Panics
     ///
-    /// When an instruction takes no time.
+    /// When an instruction takes no time, and on a network without PCI.
     #[must_use]
     pub fn new(config: BoardConfig) -> Self {
         let mut rtc = Mc146818::new(config.unix_seconds);
         rtc.set_memory_size(MemorySize {
             below_4g: config.ram.min(LOW_RAM_END),
             above_4g: config.ram.saturating_sub(LOW_RAM_END),
+        });
+        let mut pci = pci_bus();
+        let network = config.network.map(|network| {
+            assert_eq!(config.chipset, Chipset::M1, "a network needs PCI");
+            Network::new(network, &mut pci)
         });
         let mut board = Self {
             chipset: config.chipset,
@@ -150,9 +161,10 @@ impl Board {
             debug_exit: DebugExit::default(),
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
-            pci: pci_bus(),
+            pci,
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
+            network,
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
             outcome: None,
@@ -257,6 +269,12 @@ impl Board {
         self.interrupts.pic.acknowledged()
     }
 
+    /// The network adapter, if there is one.
+    #[must_use]
+    pub fn network(&self) -> Option<&e1000::E1000> {
+        self.network.as_ref().map(Network::nic)
+    }
+
     fn count(&mut self, device: Device, write: bool) {
         let exits = &mut self.exits[device as usize];
         exits.reads += u64::from(!write);
@@ -264,8 +282,13 @@ impl Board {
     }
 
     fn device_at(&self, port: u16) -> Device {
-        let found = self.ports.device(PioAddress(port));
-        found.map_or(Device::UnassignedPort, |(_, &device)| device)
+        if let Some((_, &device)) = self.ports.device(PioAddress(port)) {
+            return device;
+        }
+        match port_offset(&self.pci, port) {
+            Some(_) => Device::Network,
+            None => Device::UnassignedPort,
+        }
     }
 
     /// Brings a device to the present, so that it answers for it.
@@ -277,6 +300,7 @@ impl Board {
             Device::I8042 => self.kbc.advance(now),
             Device::AcpiPm => self.pm.advance(now),
             Device::BootTimer => self.boot_timer.advance(now),
+            Device::Network => self.advance_network(now),
             Device::LocalApic => {
                 if let Some(lapic) = self.interrupts.lapic_mut() {
                     lapic.advance(now);
@@ -291,9 +315,21 @@ impl Board {
         self.rtc.advance(ns);
         self.kbc.advance(ns);
         self.pm.advance(ns);
+        self.advance_network(ns);
         if let Some(lapic) = self.interrupts.lapic_mut() {
             lapic.advance(ns);
         }
+    }
+
+    fn advance_network(&mut self, ns: u64) {
+        if let Some(network) = &mut self.network {
+            network.advance(ns, &self.pci);
+        }
+    }
+
+    fn network_port(&mut self, port: u16) -> Option<(&mut Network, u64)> {
+        let offset = port_offset(&self.pci, port)?;
+        Some((self.network.as_mut()?, offset))
     }
 
     /// Goes from deadline to deadline up to now, so that no edge is lost. A machine that is very
@@ -313,11 +349,16 @@ impl Board {
 
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
+        let network = self
+            .network
+            .as_ref()
+            .is_some_and(|network| network.interrupt(&mut self.pci));
         let lines = u16::from(self.pit.irq())
             | u16::from(self.kbc.keyboard_irq()) << 1
             | u16::from(self.com1.level()) << 4
             | u16::from(self.rtc.irq()) << 8
             | u16::from(self.pm.sci()) << SCI
+            | u16::from(network) << NETWORK_IRQ
             | u16::from(self.kbc.mouse_irq()) << 12;
         self.interrupts.set_lines(lines);
         self.note_outcome();
@@ -330,6 +371,7 @@ impl Board {
             self.rtc.next_deadline(),
             self.kbc.next_deadline(),
             self.pm.next_deadline(),
+            self.network.as_ref().and_then(Network::next_deadline),
             lapic,
         ];
         self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
@@ -352,6 +394,36 @@ impl Board {
     }
 }
 
+impl Board {
+    fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            self.count(Device::UnassignedMemory, false);
+            return data.fill(0xff);
+        };
+        self.count(Device::Network, false);
+        self.advance(Device::Network);
+        if let Some(network) = &mut self.network {
+            network.read(offset, data);
+        }
+        self.settle();
+    }
+
+    fn pci_write(&mut self, gpa: u64, data: &[u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            return self.count(Device::UnassignedMemory, true);
+        };
+        self.count(Device::Network, true);
+        self.advance(Device::Network);
+        let now = self.now();
+        if let Some(network) = &mut self.network {
+            network.write(offset, data, now, &self.pci);
+        }
+        self.settle();
+    }
+}
+
 impl PortIo for Board {
     fn port_read(&mut self, port: u16, data: &mut [u8]) {
         let device = self.device_at(port);
@@ -370,6 +442,10 @@ impl PortIo for Board {
             Device::BootTimer => self.boot_timer.read(port, data),
             Device::DebugConsole => self.debug_console.read(port, data),
             Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
+            Device::Network => match self.network_port(port) {
+                Some((network, offset)) => network.port_read(offset, data),
+                None => data.fill(0xff),
+            },
             _ => data.fill(0xff),
         }
         if device != Device::UnassignedPort {
@@ -394,6 +470,12 @@ impl PortIo for Board {
             Device::BootTimer => self.boot_timer.write(port, data),
             Device::DebugConsole => self.debug_console.write(port, data),
             Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
+            Device::Network => {
+                let (now, offset) = (self.now(), port_offset(&self.pci, port));
+                if let (Some(network), Some(offset)) = (&mut self.network, offset) {
+                    network.port_write(offset, data, now, &self.pci);
+                }
+            }
             _ => {}
         }
         if device != Device::UnassignedPort {
@@ -405,8 +487,7 @@ impl PortIo for Board {
 impl Mmio for Board {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            self.count(Device::UnassignedMemory, false);
-            return data.fill(0xff);
+            return self.pci_read(gpa, data);
         };
         let device = device_of(window);
         self.count(device, false);
@@ -418,7 +499,7 @@ impl Mmio for Board {
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.count(Device::UnassignedMemory, true);
+            return self.pci_write(gpa, data);
         };
         let device = device_of(window);
         self.count(device, true);

@@ -89,6 +89,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         unix_seconds: 0,
         ns_per_instruction: 1,
         console: Box::new(std::io::sink()),
+        network: None,
     });
     let began = Instant::now();
     match engine.run(&mut board, Duration::from_secs(1))? {

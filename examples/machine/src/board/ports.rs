@@ -36,6 +36,8 @@ pub enum Device {
     DebugConsole,
     /// PCI configuration mechanism #1.
     PciConfig,
+    /// The network adapter.
+    Network,
     /// The local APIC.
     LocalApic,
     /// The I/O APIC.
@@ -48,7 +50,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -61,6 +63,7 @@ impl Device {
         Self::BootTimer,
         Self::DebugConsole,
         Self::PciConfig,
+        Self::Network,
         Self::LocalApic,
         Self::IoApic,
         Self::UnassignedPort,
@@ -83,6 +86,7 @@ impl Device {
             Self::BootTimer => "boot timer",
             Self::DebugConsole => "debug console",
             Self::PciConfig => "PCI configuration",
+            Self::Network => "network adapter",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
             Self::UnassignedPort => "no device (port)",

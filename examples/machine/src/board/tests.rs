@@ -25,6 +25,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         unix_seconds: 1_000_000_000,
         ns_per_instruction: 10,
         console: Box::new(output.clone()),
+        network: None,
     });
     (board, output)
 }
