@@ -72,6 +72,12 @@ pub(crate) struct Args {
 pub(crate) enum Net {
     /// Intel's 82540EM; its driver comes with Debian's full kernel.
     E1000,
+    /// A virtio device with split queues and `EVENT_IDX`.
+    Virtio,
+    /// A virtio device whose notifications are held back by flags alone.
+    VirtioFlags,
+    /// A virtio device with packed queues.
+    VirtioPacked,
 }
 
 /// What can be checked while the guest runs.

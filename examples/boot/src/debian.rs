@@ -27,6 +27,7 @@ pub(crate) fn obtain(flavour: Flavour, net: Option<Net>) -> Result<Files> {
     let kernel = only_kernel(&kernel_files.join("boot"))?;
     let names: &[&str] = match net {
         Some(Net::E1000) => &["e1000.ko"],
+        Some(_) => &VIRTIO_MODULES,
         None => &[],
     };
     let tree = kernel_files.join("lib/modules");
@@ -219,6 +220,18 @@ fn run(command: &mut Command) -> Result<String> {
         .unwrap_or("no message");
     bail!("{name}: {}", line.trim())
 }
+
+/// Each after those it depends on.
+const VIRTIO_MODULES: [&str; 8] = [
+    "virtio_ring.ko",
+    "virtio.ko",
+    "virtio_pci_modern_dev.ko",
+    "virtio_pci_legacy_dev.ko",
+    "virtio_pci.ko",
+    "failover.ko",
+    "net_failover.ko",
+    "virtio_net.ko",
+];
 
 #[cfg(test)]
 mod tests {

@@ -16,12 +16,13 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
-    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine, Lockstep,
-    NetworkConfig, PciRoot, StartState, UserNetwork, acpi_tables,
+    AdapterKind, Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice,
+    KvmEngine, Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork, acpi_tables,
 };
+use virtio_net::NetFeatures;
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, EngineArg, Flavour, MachineArg};
+use args::{Args, Check, EngineArg, Flavour, MachineArg, Net};
 use console::Console;
 use session::Session;
 
@@ -94,7 +95,8 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
 
     let console = Console::new();
     let unix_seconds = now();
-    let network = args.net.map(|_| NetworkConfig {
+    let network = args.net.map(|net| NetworkConfig {
+        adapter: adapter(net),
         mac: MAC,
         ram: ram.clone(),
         wire: Box::new(UserNetwork::new()),
@@ -232,6 +234,16 @@ fn embedded_guest(args: &Args) -> Payload {
 fn default_command_line(args: &Args) -> String {
     let verbosity = if args.verbose { "" } else { " quiet" };
     format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1")
+}
+
+fn adapter(net: Net) -> AdapterKind {
+    let split = NetFeatures::ALL.without(NetFeatures::RING_PACKED);
+    match net {
+        Net::E1000 => AdapterKind::E1000,
+        Net::Virtio => AdapterKind::Virtio(split),
+        Net::VirtioFlags => AdapterKind::Virtio(split.without(NetFeatures::EVENT_IDX)),
+        Net::VirtioPacked => AdapterKind::Virtio(NetFeatures::ALL),
+    }
 }
 
 fn choice(engine: EngineArg) -> EngineChoice {

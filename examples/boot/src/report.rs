@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use e1000::registers;
-use machine::{Board, DbtCost, Engine};
+use machine::{Adapter, Board, DbtCost, Engine, VirtioPci};
 
 pub(crate) struct Report<'a> {
     pub(crate) elapsed: Duration,
@@ -51,8 +51,10 @@ impl Report<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         eprintln!("{table}");
-        if let Some(nic) = self.board.network() {
-            network(nic);
+        match self.board.network() {
+            Some(Adapter::E1000(nic)) => e1000_exits(nic),
+            Some(Adapter::Virtio(device)) => virtio_exits(device),
+            None => {}
         }
     }
 
@@ -76,7 +78,7 @@ impl Report<'_> {
 }
 
 /// What the adapter cost, by register and by frame.
-fn network(nic: &e1000::E1000) {
+fn e1000_exits(nic: &e1000::E1000) {
     let counts = nic.counts();
     let frames = counts.tx_frames + counts.rx_frames;
     eprintln!(
@@ -98,6 +100,39 @@ fn network(nic: &e1000::E1000) {
             &grouped(exits.writes),
             &ratio(exits.reads + exits.writes, frames),
         ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    eprintln!("{table}");
+}
+
+/// The same of a virtio device, by structure.
+fn virtio_exits(device: &VirtioPci) {
+    let counts = device.net().counts();
+    let exits = device.exits();
+    let frames = counts.tx_frames + counts.rx_frames;
+    eprintln!(
+        "network: {} frames out in {} packets, {} in, {} bytes, {} interrupts",
+        grouped(counts.tx_frames),
+        grouped(counts.tx_packets),
+        grouped(counts.rx_frames),
+        grouped(counts.tx_bytes + counts.rx_bytes),
+        grouped(device.interrupts()),
+    );
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["structure", "exits", "exits per frame"]);
+    let [receive, transmit, control] = exits.kicks;
+    for (name, count) in [
+        ("kick, receive", receive),
+        ("kick, transmit", transmit),
+        ("kick, control", control),
+        ("ISR", exits.isr),
+        ("common configuration", exits.common),
+        ("device configuration", exits.device),
+    ] {
+        table.add_row([name, &grouped(count), &ratio(count, frames)]);
     }
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);

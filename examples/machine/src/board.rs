@@ -8,6 +8,7 @@ mod network;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod virtio_pci;
 
 use std::fmt;
 
@@ -26,8 +27,9 @@ use interrupts::{Interrupts, Window};
 use network::{Network, memory_offset, port_offset};
 
 pub use com1::Console;
-pub use network::{NetworkConfig, Wire};
+pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};
 pub use ports::Device;
+pub use virtio_pci::{VirtioExits, VirtioPci};
 
 /// Frequency of the time-stamp counter in Hz.
 pub const TSC_HZ: u64 = 1_000_000_000;
@@ -271,8 +273,8 @@ impl Board {
 
     /// The network adapter, if there is one.
     #[must_use]
-    pub fn network(&self) -> Option<&e1000::E1000> {
-        self.network.as_ref().map(Network::nic)
+    pub fn network(&self) -> Option<&Adapter> {
+        self.network.as_ref().map(Network::adapter)
     }
 
     fn count(&mut self, device: Device, write: bool) {

@@ -15,8 +15,8 @@ mod user_network;
 
 pub use acpi::{PciRoot, acpi_tables};
 pub use board::{
-    APIC_TIMER_HZ, Board, BoardConfig, Chipset, Console, Device, Exits, NetworkConfig, Outcome,
-    TSC_HZ, Wire,
+    APIC_TIMER_HZ, Adapter, AdapterKind, Board, BoardConfig, Chipset, Console, Device, Exits,
+    NetworkConfig, Outcome, TSC_HZ, VirtioExits, VirtioPci, Wire,
 };
 pub use dbt::{DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};

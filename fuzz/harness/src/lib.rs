@@ -13,6 +13,7 @@ mod pci_config;
 mod raft_step;
 mod rdd_blocks;
 mod shadow;
+mod virtio_net;
 mod virtqueue_device;
 mod virtqueue_driver;
 
@@ -28,5 +29,6 @@ pub use pci_config::pci_config;
 pub use raft_step::raft_step;
 pub use rdd_blocks::rdd_blocks;
 pub use shadow::shadow;
+pub use virtio_net::virtio_net;
 pub use virtqueue_device::virtqueue_device;
 pub use virtqueue_driver::virtqueue_driver;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 14] = [
+const TARGETS: [(&str, Target); 15] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -18,6 +18,7 @@ const TARGETS: [(&str, Target); 14] = [
     ("rdd_blocks", fuzz_harness::rdd_blocks),
     ("raft_step", fuzz_harness::raft_step),
     ("shadow", fuzz_harness::shadow),
+    ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),
 ];

@@ -2,10 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use e1000::{Compat, E1000, E1000Config};
 use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin};
+use virtio_net::NetFeatures;
 
+use super::virtio_pci::VirtioPci;
 use crate::kernel::Ram;
 use crate::layout::{NETWORK_IRQ, NETWORK_MEMORY, NETWORK_PORTS, NETWORK_SLOT};
 
@@ -19,8 +22,19 @@ pub trait Wire {
     fn next_deadline(&self) -> Option<u64>;
 }
 
+/// Which adapter the guest sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// Intel's 82540EM.
+    E1000,
+    /// A virtio device that offers these features.
+    Virtio(NetFeatures),
+}
+
 /// What a network is built with.
 pub struct NetworkConfig {
+    /// The adapter.
+    pub adapter: AdapterKind,
     /// The adapter's address.
     pub mac: [u8; 6],
     /// Memory for its rings and buffers.
@@ -34,15 +48,25 @@ pub struct NetworkConfig {
 impl fmt::Debug for NetworkConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NetworkConfig")
+            .field("adapter", &self.adapter)
             .field("mac", &self.mac)
             .field("service_ns", &self.service_ns)
             .finish_non_exhaustive()
     }
 }
 
+/// The adapter on the board.
+#[derive(Debug)]
+pub enum Adapter {
+    /// Intel's 82540EM.
+    E1000(Box<E1000>),
+    /// A virtio device.
+    Virtio(Box<VirtioPci>),
+}
+
 pub(super) struct Network {
-    nic: E1000,
-    ram: Ram,
+    adapter: Adapter,
+    ram: Arc<Ram>,
     wire: Box<dyn Wire>,
     service_ns: u64,
     service_at: Option<u64>,
@@ -53,14 +77,24 @@ pub(super) struct Network {
 impl Network {
     /// Puts the function on the bus, as firmware leaves it, and answers what is behind it.
     pub(super) fn new(config: NetworkConfig, bus: &mut Bus<ConfigSpace>) -> Self {
-        bus.insert(place(), function())
+        let ram = Arc::new(config.ram);
+        let (adapter, function) = match config.adapter {
+            AdapterKind::E1000 => {
+                let compat = Compat::Datasheet;
+                let mac = config.mac;
+                let nic = Box::new(E1000::new(E1000Config { mac, compat }));
+                (Adapter::E1000(nic), e1000_function())
+            }
+            AdapterKind::Virtio(features) => {
+                let device = VirtioPci::new(config.mac, features, Arc::clone(&ram));
+                (Adapter::Virtio(Box::new(device)), VirtioPci::function())
+            }
+        };
+        bus.insert(place(), wired(function))
             .expect("the slot is free on a new board");
         Self {
-            nic: E1000::new(E1000Config {
-                mac: config.mac,
-                compat: Compat::Datasheet,
-            }),
-            ram: config.ram,
+            adapter,
+            ram,
             wire: config.wire,
             service_ns: config.service_ns,
             service_at: None,
@@ -68,21 +102,30 @@ impl Network {
         }
     }
 
-    pub(super) fn nic(&self) -> &E1000 {
-        &self.nic
+    pub(super) fn adapter(&self) -> &Adapter {
+        &self.adapter
     }
 
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
-        self.nic.read(offset, data);
+        match &mut self.adapter {
+            Adapter::E1000(nic) => nic.read(offset, data),
+            Adapter::Virtio(device) => device.read(offset, data),
+        }
     }
 
     pub(super) fn write(&mut self, offset: u64, data: &[u8], now: u64, bus: &Bus<ConfigSpace>) {
-        self.nic.write(offset, data);
+        match &mut self.adapter {
+            Adapter::E1000(nic) => nic.write(offset, data),
+            Adapter::Virtio(device) => device.write(offset, data),
+        }
         self.after_write(now, bus);
     }
 
     pub(super) fn port_read(&mut self, offset: u64, data: &mut [u8]) {
-        self.nic.io_read(offset, data);
+        match &mut self.adapter {
+            Adapter::E1000(nic) => nic.io_read(offset, data),
+            Adapter::Virtio(_) => data.fill(0xff),
+        }
     }
 
     pub(super) fn port_write(
@@ -92,13 +135,17 @@ impl Network {
         now: u64,
         bus: &Bus<ConfigSpace>,
     ) {
-        self.nic.io_write(offset, data);
+        if let Adapter::E1000(nic) = &mut self.adapter {
+            nic.io_write(offset, data);
+        }
         self.after_write(now, bus);
     }
 
     /// Brings adapter and wire to `now`.
     pub(super) fn advance(&mut self, now: u64, bus: &Bus<ConfigSpace>) {
-        self.nic.advance(now);
+        if let Adapter::E1000(nic) = &mut self.adapter {
+            nic.advance(now);
+        }
         if self.service_at.is_some_and(|at| at <= now) {
             self.service_at = None;
             self.serve(now, bus);
@@ -107,11 +154,11 @@ impl Network {
     }
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
-        let deadlines = [
-            self.nic.next_deadline(),
-            self.service_at,
-            self.wire.next_deadline(),
-        ];
+        let adapter = match &self.adapter {
+            Adapter::E1000(nic) => nic.next_deadline(),
+            Adapter::Virtio(_) => None,
+        };
+        let deadlines = [adapter, self.service_at, self.wire.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 
@@ -120,13 +167,17 @@ impl Network {
         let Some(space) = bus.function_mut(place()) else {
             return false;
         };
-        space.set_interrupt_status(self.nic.interrupt());
+        let level = match &self.adapter {
+            Adapter::E1000(nic) => nic.interrupt(),
+            Adapter::Virtio(device) => device.interrupt(),
+        };
+        space.set_interrupt_status(level);
         space.intx()
     }
 
     /// New work is begun after the service delay; new buffers may let frames in.
     fn after_write(&mut self, now: u64, bus: &Bus<ConfigSpace>) {
-        if self.nic.has_work() {
+        if self.has_work() {
             if self.service_ns == 0 {
                 self.serve(now, bus);
             } else {
@@ -137,11 +188,26 @@ impl Network {
         self.exchange(now, bus);
     }
 
+    fn has_work(&self) -> bool {
+        match &self.adapter {
+            Adapter::E1000(nic) => nic.has_work(),
+            Adapter::Virtio(device) => device.has_work(),
+        }
+    }
+
     fn serve(&mut self, now: u64, bus: &Bus<ConfigSpace>) {
-        if is_bus_master(bus) {
-            let wire = &mut self.wire;
-            self.nic
-                .process(&self.ram, &mut |frame| wire.send(frame, now));
+        if !is_bus_master(bus) {
+            return;
+        }
+        let wire = &mut self.wire;
+        let mut send = |frame: &[u8]| wire.send(frame, now);
+        match &mut self.adapter {
+            Adapter::E1000(nic) => nic.process(&*self.ram, &mut send),
+            Adapter::Virtio(device) => device.process(&mut send),
+        }
+        // What was queued meanwhile is served after another delay.
+        if self.has_work() {
+            self.service_at = Some(now.saturating_add(self.service_ns.max(1)));
         }
     }
 
@@ -149,12 +215,24 @@ impl Network {
     fn exchange(&mut self, now: u64, bus: &Bus<ConfigSpace>) {
         self.wire.advance(now, &mut self.waiting);
         self.waiting.truncate(WAITING_MAX);
+        if !is_bus_master(bus) {
+            return;
+        }
         while let Some(frame) = self.waiting.front() {
-            if !is_bus_master(bus) || !self.nic.can_receive(frame.len().max(60)) {
-                return;
+            let taken = match &mut self.adapter {
+                Adapter::E1000(nic) => {
+                    let fits = nic.can_receive(frame.len().max(60));
+                    fits.then(|| nic.receive(&*self.ram, frame)).is_some()
+                }
+                Adapter::Virtio(device) => device.receive(frame),
+            };
+            if !taken {
+                break;
             }
-            let _ = self.nic.receive(&self.ram, frame);
             self.waiting.pop_front();
+        }
+        if let Adapter::Virtio(device) = &mut self.adapter {
+            device.flush_receive();
         }
     }
 }
@@ -184,8 +262,8 @@ fn place() -> Bdf {
     Bdf::new(0, NETWORK_SLOT, 0).expect("device 3, function 0")
 }
 
-/// The configuration space, with windows where firmware would put them and not enabled.
-fn function() -> ConfigSpace {
+/// The 82540EM's configuration space.
+fn e1000_function() -> ConfigSpace {
     let mut space = ConfigSpace::new(Header {
         vendor: E1000::VENDOR,
         device: E1000::DEVICE,
@@ -204,6 +282,11 @@ fn function() -> ConfigSpace {
     space
         .add_bar(1, BarKind::Io, E1000::IO_LENGTH)
         .expect("64 ports");
+    space
+}
+
+/// The function with its windows where firmware would put them, not enabled, and its interrupt.
+fn wired(mut space: ConfigSpace) -> ConfigSpace {
     space.write(0x10, &NETWORK_MEMORY.to_le_bytes());
     space.write(0x14, &u32::from(NETWORK_PORTS).to_le_bytes());
     space.set_interrupt_pin(InterruptPin::A);
