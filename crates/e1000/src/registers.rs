@@ -132,6 +132,58 @@ pub const TSCTC: u32 = 0x40f8;
 /// One past the last register; the packet buffer memory above it is not modelled.
 pub const END: u32 = 0x6000;
 
+/// The manual's name of the register at `offset`, for tables of exits; of arrays, that of the array.
+#[must_use]
+pub fn name(offset: u32) -> &'static str {
+    let within = |start: u32, length: u32| (start..start + length).contains(&offset);
+    let found = NAMES.iter().find(|(register, _)| *register == offset);
+    match found {
+        Some((_, name)) => name,
+        None if within(STATISTICS, 0x100) => "statistics",
+        None if within(MTA, 0x200) => "MTA",
+        None if within(RAL, 0x80) => "RAL, RAH",
+        None if within(VFTA, 0x200) => "VFTA",
+        None => "other",
+    }
+}
+
+const NAMES: [(u32, &str); 34] = [
+    (CTRL, "CTRL"),
+    (STATUS, "STATUS"),
+    (EECD, "EECD"),
+    (EERD, "EERD"),
+    (CTRL_EXT, "CTRL_EXT"),
+    (MDIC, "MDIC"),
+    (ICR, "ICR"),
+    (ITR, "ITR"),
+    (ICS, "ICS"),
+    (IMS, "IMS"),
+    (IMC, "IMC"),
+    (RCTL, "RCTL"),
+    (RDBAL, "RDBAL"),
+    (RDBAH, "RDBAH"),
+    (RDLEN, "RDLEN"),
+    (RDH, "RDH"),
+    (RDT, "RDT"),
+    (RDTR, "RDTR"),
+    (RXDCTL, "RXDCTL"),
+    (RADV, "RADV"),
+    (RXCSUM, "RXCSUM"),
+    (TCTL, "TCTL"),
+    (TIPG, "TIPG"),
+    (AIFS, "AIFS"),
+    (TDBAL, "TDBAL"),
+    (TDBAH, "TDBAH"),
+    (TDLEN, "TDLEN"),
+    (TDH, "TDH"),
+    (TDT, "TDT"),
+    (TIDV, "TIDV"),
+    (TXDCTL, "TXDCTL"),
+    (TADV, "TADV"),
+    (MANC, "MANC"),
+    (PBA, "PBA"),
+];
+
 /// What a write of 32 bits may change in a register that only stores, 0 for all others.
 pub(crate) fn writable(offset: u32) -> u32 {
     match offset {

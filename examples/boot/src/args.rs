@@ -71,9 +71,29 @@ pub(crate) struct Args {
     /// typed. The count of instructions and a digest of the final state are printed.
     #[arg(long, conflicts_with = "check")]
     pub(crate) icount: bool,
+    /// A network adapter on a network of its own: DHCP, a router at 10.0.2.2 with echo, discard and
+    /// character services. Debian's guest loads its driver and asks for an address.
+    #[arg(long, value_enum, conflicts_with = "check")]
+    pub(crate) net: Option<Net>,
+    /// Nanoseconds until the adapter begins with what the guest queued.
+    #[arg(long, value_name = "NS", default_value_t = 0, requires = "net")]
+    pub(crate) net_delay: u64,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
+}
+
+/// Network adapters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Net {
+    /// Intel's 82540EM; its driver comes with Debian's full kernel.
+    E1000,
+    /// A virtio device with split queues and `EVENT_IDX`.
+    Virtio,
+    /// A virtio device whose notifications are held back by flags alone.
+    VirtioFlags,
+    /// A virtio device with packed queues.
+    VirtioPacked,
 }
 
 /// What can be checked while the guest runs.

@@ -7,23 +7,36 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::args::Flavour;
+use crate::args::{Flavour, Net};
 
 /// What a boot needs.
 #[derive(Debug)]
 pub(crate) struct Files {
     pub(crate) kernel: PathBuf,
     pub(crate) busybox: PathBuf,
+    /// Modules for the adapter, in the order in which they go in.
+    pub(crate) modules: Vec<PathBuf>,
 }
 
 /// Downloads the packages unless they are there, checks them against the package index, and unpacks them.
-pub(crate) fn obtain(flavour: Flavour) -> Result<Files> {
+pub(crate) fn obtain(flavour: Flavour, net: Option<Net>) -> Result<Files> {
     let apt = Apt::new(cache_directory()?);
     let kernel = apt.kernel_package(flavour)?;
     let kernel_files = apt.unpacked(&kernel)?;
     let busybox = apt.unpacked("busybox-static")?.join("bin/busybox");
     let kernel = only_kernel(&kernel_files.join("boot"))?;
-    Ok(Files { kernel, busybox })
+    let names: &[&str] = match net {
+        Some(Net::E1000) => &["e1000.ko"],
+        Some(_) => &VIRTIO_MODULES,
+        None => &[],
+    };
+    let tree = kernel_files.join("lib/modules");
+    let modules = names.iter().map(|name| module(&tree, name));
+    Ok(Files {
+        kernel,
+        busybox,
+        modules: modules.collect::<Result<_>>()?,
+    })
 }
 
 struct Apt {
@@ -154,6 +167,25 @@ fn only_kernel(directory: &Path) -> Result<PathBuf> {
     bail!("no vmlinuz in {}", directory.display())
 }
 
+/// The file called `name` somewhere under `tree`.
+fn module(tree: &Path, name: &str) -> Result<PathBuf> {
+    let mut open = vec![tree.to_path_buf()];
+    while let Some(directory) = open.pop() {
+        let entries = fs::read_dir(&directory).with_context(|| directory.display().to_string())?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|found| found == name) {
+                return Ok(path);
+            }
+            // Links lead out of the tree.
+            if path.is_dir() && !path.is_symlink() {
+                open.push(path);
+            }
+        }
+    }
+    bail!("this kernel has no {name}: e1000 comes with --guest full")
+}
+
 /// `target/guests` of the workspace, wherever the build put it.
 fn cache_directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
@@ -188,6 +220,18 @@ fn run(command: &mut Command) -> Result<String> {
         .unwrap_or("no message");
     bail!("{name}: {}", line.trim())
 }
+
+/// Each after those it depends on.
+const VIRTIO_MODULES: [&str; 8] = [
+    "virtio_ring.ko",
+    "virtio.ko",
+    "virtio_pci_modern_dev.ko",
+    "virtio_pci_legacy_dev.ko",
+    "virtio_pci.ko",
+    "failover.ko",
+    "net_failover.ko",
+    "virtio_net.ko",
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,20 +1,28 @@
 //! The initial RAM disk: busybox as init and shell, in a cpio archive.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use cpio::newc;
 
 /// What the guest prints when user space is up; the session takes the time then.
 pub(crate) const READY: &str = "softmetal: user space is up";
 
-/// Builds the archive. With `commands` the guest runs them and powers off, else it offers a shell.
-pub(crate) fn build(busybox: &[u8], commands: Option<&str>) -> io::Result<Vec<u8>> {
+/// Builds the archive. With `commands` the guest runs them and powers off, else it offers a shell. With
+/// `modules` it loads them in this order and asks for an address.
+pub(crate) fn build(
+    busybox: &[u8],
+    commands: Option<&str>,
+    modules: &[PathBuf],
+) -> io::Result<Vec<u8>> {
     let mut archive = Archive {
         bytes: Vec::new(),
         inode: 0,
     };
     for directory in [
-        "bin", "dev", "etc", "proc", "root", "sbin", "sys", "tmp", "usr", "usr/bin", "usr/sbin",
+        "bin", "dev", "etc", "lib", "proc", "root", "sbin", "sys", "tmp", "usr", "usr/bin",
+        "usr/sbin",
     ] {
         archive.add(directory, DIRECTORY, b"")?;
     }
@@ -22,11 +30,18 @@ pub(crate) fn build(busybox: &[u8], commands: Option<&str>) -> io::Result<Vec<u8
     archive.add("bin/sh", LINK, b"busybox")?;
     // The kernel starts /init; as PID 1 under this name, busybox is an init with an inittab.
     archive.add("init", LINK, b"bin/busybox")?;
-    archive.add(
-        "etc/rc",
-        EXECUTABLE,
-        RC.replace("@READY@", READY).as_bytes(),
-    )?;
+    let mut network = String::new();
+    for module in modules {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.add(&format!("lib/{name}"), FILE, &fs::read(module)?)?;
+        network += &format!("/bin/busybox insmod /lib/{name}\n");
+    }
+    if !modules.is_empty() {
+        network += DHCP;
+        archive.add("etc/udhcpc", EXECUTABLE, UDHCPC.as_bytes())?;
+    }
+    let rc = RC.replace("@READY@", READY).replace("@NETWORK@", &network);
+    archive.add("etc/rc", EXECUTABLE, rc.as_bytes())?;
     let (inittab, run) = match commands {
         Some(commands) => (INITTAB_RUN, format!("#!/bin/sh\n{commands}\n")),
         None => (INITTAB_SHELL, String::new()),
@@ -64,7 +79,21 @@ const RC: &str = "\
 /bin/busybox mount -t sysfs sys /sys
 /bin/busybox mount -t devtmpfs dev /dev
 /bin/busybox --install -s
-echo '@READY@'
+@NETWORK@echo '@READY@'
+";
+const DHCP: &str = "\
+ip link set lo up
+ip link set eth0 up
+udhcpc -i eth0 -n -q -t 10 -T 1 -s /etc/udhcpc
+";
+/// What udhcpc runs when it has an address.
+const UDHCPC: &str = "\
+#!/bin/sh
+[ \"$1\" = bound ] || exit 0
+ip address add \"$ip/$mask\" dev \"$interface\"
+ip route add default via \"$router\"
+echo \"nameserver $dns\" > /etc/resolv.conf
+echo \"softmetal: $interface has $ip\"
 ";
 const INITTAB_SHELL: &str = "\
 ::sysinit:/etc/rc
@@ -88,7 +117,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_what_init_needs() {
-        let bytes = build(b"ELF", Some("uname -a")).unwrap();
+        let bytes = build(b"ELF", Some("uname -a"), &[]).unwrap();
         let mut rest = io::Cursor::new(bytes);
         let mut names = Vec::new();
         loop {

@@ -17,12 +17,13 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use machine::kernel;
 use machine::{
-    Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
-    Lockstep, StartState,
+    AdapterKind, Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine,
+    EngineChoice, KvmEngine, Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork,
 };
+use virtio_net::NetFeatures;
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, CpuArg, EngineArg, MachineArg};
+use args::{Args, Check, CpuArg, EngineArg, MachineArg, Net};
 use console::Console;
 use payload::Payload;
 use session::Session;
@@ -52,18 +53,35 @@ const YEAR_2000: i64 = 946_684_800;
 /// What cannot be started at all: the user's input, or the host's.
 const BAD_INPUT: u8 = 2;
 
+/// The guest's adapter; a locally administered address.
+const MAC: [u8; 6] = [0x52, 0x54, 0x00, 0x12, 0x34, 0x56];
+
 fn prepare(args: &Args) -> anyhow::Result<Session> {
     let payload = Payload::of(args)?;
     let chipset = match args.machine {
         MachineArg::M0 => Chipset::M0,
         MachineArg::M1 => Chipset::M1,
     };
-    let (ram, start) = payload.load(args.memory << 20, chipset)?;
+    if args.net.is_some() && chipset == Chipset::M0 {
+        bail!("--net needs --machine m1: m0 has no PCI");
+    }
+    let pci = match args.net {
+        Some(_) => PciRoot::Shown,
+        None => PciRoot::Hidden,
+    };
+    let (ram, start) = payload.load(args.memory << 20, chipset, pci)?;
 
     let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
     let console = Console::new();
     let unix_seconds = if args.icount { YEAR_2000 } else { now() };
-    let board = |console| {
+    let network = args.net.map(|net| NetworkConfig {
+        adapter: adapter(net),
+        mac: MAC,
+        ram: ram.clone(),
+        wire: Box::new(UserNetwork::new()),
+        service_ns: args.net_delay,
+    });
+    let board = |console, network| {
         Board::new(BoardConfig {
             chipset,
             ram: args.memory << 20,
@@ -72,22 +90,23 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             test_device: args.test_device,
             disk: disk.clone(),
             console,
+            network,
         })
     };
     let engine = match args.check {
         Some(Check::Lockstep) => {
-            let (twin, _) = payload.load(args.memory << 20, chipset)?;
+            let (twin, _) = payload.load(args.memory << 20, chipset, pci)?;
             let reference = (DbtEngine::new(&twin, &start, chipset, model(args))?, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
-            let board = board(Box::new(std::io::sink()));
+            let board = board(Box::new(std::io::sink()), None);
             Engine::Lockstep(Box::new(Lockstep::new(subject, reference, board)))
         }
         None => engine(args, &ram, &start, chipset)?,
     };
     Ok(Session {
         engine,
-        board: board(Box::new(console.clone())),
+        board: board(Box::new(console.clone()), network),
         console,
     })
 }
@@ -132,10 +151,20 @@ fn translating(
 }
 
 fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
-    let files = debian::obtain(args.guest)?;
+    let files = debian::obtain(args.guest, args.net)?;
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
-    let initrd = initramfs::build(&busybox, args.run.as_deref())?;
+    let initrd = initramfs::build(&busybox, args.run.as_deref(), &files.modules)?;
     std::fs::write(path, initrd).with_context(|| path.display().to_string())
+}
+
+fn adapter(net: Net) -> AdapterKind {
+    let split = NetFeatures::ALL.without(NetFeatures::RING_PACKED);
+    match net {
+        Net::E1000 => AdapterKind::E1000,
+        Net::Virtio => AdapterKind::Virtio(split),
+        Net::VirtioFlags => AdapterKind::Virtio(split.without(NetFeatures::EVENT_IDX)),
+        Net::VirtioPacked => AdapterKind::Virtio(NetFeatures::ALL),
+    }
 }
 
 fn choice(engine: EngineArg) -> EngineChoice {

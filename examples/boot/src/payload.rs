@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
-use machine::{Chipset, StartState, acpi_tables};
+use machine::{Chipset, PciRoot, StartState, acpi_tables};
 
 use crate::args::{Args, Flavour};
 use crate::{debian, embedded, initramfs};
@@ -49,12 +49,13 @@ impl Payload {
         &self,
         size: u64,
         chipset: Chipset,
+        pci: PciRoot,
     ) -> Result<(kernel::Ram, StartState), kernel::LoadError> {
         match self {
             Self::Firmware(image) => kernel::load_firmware(size, image),
             Self::Kernel(kernel) => {
                 let ram = kernel::allocate_ram(size)?;
-                let acpi = (chipset == Chipset::M1).then(acpi_tables);
+                let acpi = (chipset == Chipset::M1).then(|| acpi_tables(pci));
                 let guest = Guest {
                     kernel: &kernel.image,
                     initrd: kernel.initrd.as_deref(),
@@ -91,7 +92,7 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Kernel> {
     if args.initrd.is_some() {
         bail!("--initrd needs --kernel: Debian's kernel comes with a RAM disk made here");
     }
-    let files = match debian::obtain(flavour) {
+    let files = match debian::obtain(flavour, args.net) {
         Ok(files) => files,
         Err(error) => {
             eprintln!("boot: cannot get Debian's packages: {error:#}");
@@ -102,7 +103,11 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Kernel> {
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
     Ok(Kernel {
         image: KernelImage::read(&files.kernel)?,
-        initrd: Some(initramfs::build(&busybox, args.run.as_deref())?),
+        initrd: Some(initramfs::build(
+            &busybox,
+            args.run.as_deref(),
+            &files.modules,
+        )?),
         command_line: args
             .cmdline
             .clone()

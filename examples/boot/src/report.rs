@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
-use machine::{Board, DbtCost, Engine};
+use e1000::registers;
+use machine::{Adapter, Board, DbtCost, Engine, VirtioPci};
 
 pub(crate) struct Report<'a> {
     pub(crate) elapsed: Duration,
@@ -51,6 +52,11 @@ impl Report<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         eprintln!("{table}");
+        match self.board.network() {
+            Some(Adapter::E1000(nic)) => e1000_exits(nic),
+            Some(Adapter::Virtio(device)) => virtio_exits(device),
+            None => {}
+        }
     }
 
     /// One line on standard output by which two runs can be compared.
@@ -86,6 +92,69 @@ impl Report<'_> {
             table.add_row(["speed", &format!("{:.1} MIPS", mips(cost, cost.busy)), ""]);
         }
     }
+}
+
+/// What the adapter cost, by register and by frame.
+fn e1000_exits(nic: &e1000::E1000) {
+    let counts = nic.counts();
+    let frames = counts.tx_frames + counts.rx_frames;
+    eprintln!(
+        "network: {} frames out, {} in, {} bytes, {} interrupts",
+        grouped(counts.tx_frames),
+        grouped(counts.rx_frames),
+        grouped(counts.tx_bytes + counts.rx_bytes),
+        grouped(counts.interrupts.raised),
+    );
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["register", "reads", "writes", "exits per frame"]);
+    let mut exits: Vec<_> = nic.exits().collect();
+    exits.sort_by_key(|exits| std::cmp::Reverse(exits.reads + exits.writes));
+    for exits in exits.iter().take(REGISTERS_SHOWN) {
+        table.add_row([
+            registers::name(exits.register),
+            &grouped(exits.reads),
+            &grouped(exits.writes),
+            &ratio(exits.reads + exits.writes, frames),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    eprintln!("{table}");
+}
+
+/// The same of a virtio device, by structure.
+fn virtio_exits(device: &VirtioPci) {
+    let counts = device.net().counts();
+    let exits = device.exits();
+    let frames = counts.tx_frames + counts.rx_frames;
+    eprintln!(
+        "network: {} frames out in {} packets, {} in, {} bytes, {} interrupts",
+        grouped(counts.tx_frames),
+        grouped(counts.tx_packets),
+        grouped(counts.rx_frames),
+        grouped(counts.tx_bytes + counts.rx_bytes),
+        grouped(device.interrupts()),
+    );
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(["structure", "exits", "exits per frame"]);
+    let [receive, transmit, control] = exits.kicks;
+    for (name, count) in [
+        ("kick, receive", receive),
+        ("kick, transmit", transmit),
+        ("kick, control", control),
+        ("ISR", exits.isr),
+        ("common configuration", exits.common),
+        ("device configuration", exits.device),
+    ] {
+        table.add_row([name, &grouped(count), &ratio(count, frames)]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    eprintln!("{table}");
 }
 
 fn costs(table: &mut Table, cost: &DbtCost) {
@@ -165,6 +234,11 @@ fn per_million(count: u64, all: u64) -> String {
     format!("{:.1}", count as f64 * 1e6 / all as f64)
 }
 
+#[expect(clippy::cast_precision_loss, reason = "shown to three digits")]
+fn ratio(count: u64, of: u64) -> String {
+    format!("{:.2}", count as f64 / of.max(1) as f64)
+}
+
 fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
@@ -181,6 +255,9 @@ fn grouped(number: u64) -> String {
     }
     out
 }
+
+/// Registers in the table, the most used first.
+const REGISTERS_SHOWN: usize = 10;
 
 const EXCEPTIONS: [&str; 20] = [
     "#DE", "#DB", "NMI", "#BP", "#OF", "#BR", "#UD", "#NM", "#DF", "9", "#TS", "#NP", "#SS", "#GP",

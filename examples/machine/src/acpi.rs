@@ -3,11 +3,12 @@
 //! Reference: ACPI 6.5, chapter 5.
 
 use acpi_tables::aml::{
-    Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
+    ResourceTemplate, Scope,
 };
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
-use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::gas::{self, AccessSize, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
@@ -15,16 +16,28 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use pc_devices::{AcpiPm, Mc146818, ResetControl};
 
-use crate::layout::{ACPI_PM, ACPI_TABLES, COM1, IOAPIC, LAPIC, S5_SLEEP_TYPE, SCI};
+use crate::layout::{
+    ACPI_PM, ACPI_TABLES, COM1, IOAPIC, LAPIC, NETWORK_IRQ, NETWORK_SLOT, PCI_MEMORY, PCI_PORTS,
+    S5_SLEEP_TYPE, SCI,
+};
+
+/// Whether the tables tell of a PCI bus. Without, no operating system looks for one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PciRoot {
+    /// They do not.
+    Hidden,
+    /// They do, and where the network adapter's interrupt goes.
+    Shown,
+}
 
 /// All tables as they lie in memory from [`ACPI_TABLES`], where the RSDP is.
 #[must_use]
-pub fn acpi_tables() -> Vec<u8> {
+pub fn acpi_tables(pci: PciRoot) -> Vec<u8> {
     let mut image = vec![0; 64];
     let facs = place(&mut image, &bytes(&FACS::new()));
-    let dsdt = place(&mut image, dsdt().as_slice());
+    let dsdt = place(&mut image, dsdt(pci).as_slice());
     let fadt = place(&mut image, &fadt(facs, dsdt));
-    let madt = place(&mut image, madt().as_slice());
+    let madt = place(&mut image, madt(pci).as_slice());
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -68,7 +81,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.century = Mc146818::CENTURY;
     fadt.iapc_boot_arch = (LEGACY_DEVICES | HAS_8042 | VGA_NOT_PRESENT).into();
     fadt.reset_reg = GAS::new(
-        AddressSpace::SystemIo,
+        gas::AddressSpace::SystemIo,
         8,
         0,
         AccessSize::ByteAccess,
@@ -78,7 +91,7 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     bytes(&fadt.finalize())
 }
 
-fn madt() -> Sdt {
+fn madt(pci: PciRoot) -> Sdt {
     let low = |address: u64| u32::try_from(address).expect("below 4 GiB");
     let mut madt = Sdt::new(*b"APIC", 44, 5, OEM, OEM_TABLE, 1);
     madt.write_u32(36, low(LAPIC));
@@ -92,6 +105,10 @@ fn madt() -> Sdt {
     // The timer is at pin 2, the SCI is level triggered and active high.
     madt.append_slice(&source_override(0, 2, 0));
     madt.append_slice(&source_override(SCI, SCI, ACTIVE_HIGH | LEVEL));
+    if pci == PciRoot::Shown {
+        let flags = ACTIVE_HIGH | LEVEL;
+        madt.append_slice(&source_override(NETWORK_IRQ, NETWORK_IRQ, flags));
+    }
     madt.append_slice(&local_apic_nmi());
     madt
 }
@@ -107,7 +124,7 @@ fn local_apic_nmi() -> [u8; 6] {
     [4, 6, 0xff, 0, 0, 1]
 }
 
-fn dsdt() -> Sdt {
+fn dsdt(pci: PciRoot) -> Sdt {
     let mut dsdt = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, 1);
     let s5 = [S5_SLEEP_TYPE, S5_SLEEP_TYPE, 0u8, 0u8];
     Name::new(
@@ -119,7 +136,35 @@ fn dsdt() -> Sdt {
     isa_device(&mut dsdt, "RTC0", "PNP0B00", &[(0x70, 2)], 8);
     isa_device(&mut dsdt, "KBD0", "PNP0303", &[(0x60, 1), (0x64, 1)], 1);
     isa_device(&mut dsdt, "MOU0", "PNP0F13", &[], 12);
+    if pci == PciRoot::Shown {
+        pci_root(&mut dsdt);
+    }
     dsdt
+}
+
+/// Bus 0 with its windows, and the interrupt of its one device: 6.2.13 and PCI firmware 3.3.
+fn pci_root(sink: &mut dyn AmlSink) {
+    let bus = AddressSpace::new_bus_number(0_u16, 0);
+    let configuration = IO::new(0xcf8, 0xcf8, 1, 8);
+    let ports = AddressSpace::new_io(*PCI_PORTS.start(), *PCI_PORTS.end(), None);
+    let memory = AddressSpace::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        *PCI_MEMORY.start(),
+        *PCI_MEMORY.end(),
+        None,
+    );
+    let settings = ResourceTemplate::new(vec![&bus, &configuration, &ports, &memory]);
+    let settings = Name::new("_CRS".into(), &settings);
+    let id = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
+    let number = Name::new("_UID".into(), &0_u8);
+    // Any function of the slot, INTA#, no link device, a global system interrupt.
+    let address = u32::from(NETWORK_SLOT) << 16 | 0xffff;
+    let interrupt = u32::from(NETWORK_IRQ);
+    let route = Package::new(vec![&address, &0_u8, &0_u8, &interrupt]);
+    let routes = Name::new("_PRT".into(), &Package::new(vec![&route]));
+    let root = Device::new(Path::new("PCI0"), vec![&id, &number, &settings, &routes]);
+    Scope::new("_SB_".into(), vec![&root]).to_aml_bytes(sink);
 }
 
 /// A device at fixed ports with an edge-triggered interrupt.
@@ -181,7 +226,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
-        let image = acpi_tables();
+        let image = acpi_tables(PciRoot::Shown);
         assert_eq!(&image[..8], b"RSD PTR ");
         assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
@@ -197,7 +242,7 @@ mod tests {
 
     #[test]
     fn the_fadt_leads_to_facs_dsdt_and_the_registers() {
-        let image = acpi_tables();
+        let image = acpi_tables(PciRoot::Shown);
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
         let fadt = table(&image, u64::from(u32_at(xsdt, 36)));
         assert_eq!(&table(&image, u32_at(fadt, 36).into())[..4], b"FACS");
@@ -211,6 +256,6 @@ mod tests {
 
     #[test]
     fn the_tables_fit_below_1_mib() {
-        assert!(acpi_tables().len() < 0x2_0000);
+        assert!(acpi_tables(PciRoot::Shown).len() < 0x2_0000);
     }
 }

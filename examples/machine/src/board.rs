@@ -4,9 +4,11 @@
 mod clock;
 mod com1;
 mod interrupts;
+mod network;
 mod ports;
 #[cfg(test)]
 mod tests;
+mod virtio_pci;
 
 use std::fmt;
 
@@ -18,13 +20,16 @@ use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
 use vm_device::bus::{PioAddress, PioBus};
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
-use crate::layout::{ACPI_PM, LOW_RAM_END, S5_SLEEP_TYPE, SCI};
+use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
 use interrupts::{Interrupts, Window};
+use network::{Network, memory_offset, port_offset};
 
 pub use com1::Console;
+pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};
 pub use ports::Device;
+pub use virtio_pci::{VirtioExits, VirtioPci};
 
 /// Frequency of the time-stamp counter in Hz.
 pub const TSC_HZ: u64 = 1_000_000_000;
@@ -56,6 +61,8 @@ pub struct BoardConfig {
     pub disk: Option<Vec<u8>>,
     /// Where the serial line writes to.
     pub console: Console,
+    /// A network adapter, on chipset M1.
+    pub network: Option<NetworkConfig>,
 }
 
 impl fmt::Debug for BoardConfig {
@@ -114,6 +121,7 @@ pub struct Board {
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
+    network: Option<Network>,
     clock: InstructionClock,
     /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
     deadline_ns: u64,
@@ -136,7 +144,7 @@ impl Board {
     ///
     /// # Panics
     ///
-    /// When an instruction takes no time.
+    /// When an instruction takes no time, and on a network without PCI.
     #[must_use]
     pub fn new(config: BoardConfig) -> Self {
         let mut rtc = Mc146818::new(config.unix_seconds);
@@ -144,9 +152,15 @@ impl Board {
             below_4g: config.ram.min(LOW_RAM_END),
             above_4g: config.ram.saturating_sub(LOW_RAM_END),
         });
+        let ports = ports::port_bus(&config);
+        let mut pci = pci_bus(config.disk.is_some());
+        let network = config.network.map(|network| {
+            assert_eq!(config.chipset, Chipset::M1, "a network needs PCI");
+            Network::new(network, &mut pci)
+        });
         let mut board = Self {
             chipset: config.chipset,
-            ports: ports::port_bus(&config),
+            ports,
             interrupts: Interrupts::new(config.chipset),
             pit: I8254::new(),
             rtc,
@@ -159,10 +173,11 @@ impl Board {
             debug_console: DebugConsole::default(),
             fw_cfg: fw_cfg(config.ram),
             test_device: config.test_device.then(TestDevice::new),
-            pci: pci_bus(config.disk.is_some()),
+            pci,
             disk: config.disk.map(Ata::new),
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
+            network,
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
             outcome: None,
@@ -267,6 +282,12 @@ impl Board {
         self.interrupts.pic.acknowledged()
     }
 
+    /// The network adapter, if there is one.
+    #[must_use]
+    pub fn network(&self) -> Option<&Adapter> {
+        self.network.as_ref().map(Network::adapter)
+    }
+
     fn count(&mut self, device: Device, write: bool) {
         let exits = &mut self.exits[device as usize];
         exits.reads += u64::from(!write);
@@ -274,25 +295,13 @@ impl Board {
     }
 
     fn device_at(&self, port: u16) -> Device {
-        let found = self.ports.device(PioAddress(port));
-        found.map_or(Device::UnassignedPort, |(_, &device)| device)
-    }
-
-    fn other_memory_read(&mut self, gpa: u64, data: &mut [u8]) {
-        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
-            data.fill(0xff);
-            return self.count(Device::UnassignedMemory, false);
-        };
-        device.read_memory(offset, data);
-        self.count(Device::Test, false);
-    }
-
-    fn other_memory_write(&mut self, gpa: u64, data: &[u8]) {
-        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
-            return self.count(Device::UnassignedMemory, true);
-        };
-        device.write_memory(offset, data);
-        self.count(Device::Test, true);
+        if let Some((_, &device)) = self.ports.device(PioAddress(port)) {
+            return device;
+        }
+        match port_offset(&self.pci, port) {
+            Some(_) => Device::Network,
+            None => Device::UnassignedPort,
+        }
     }
 
     /// Brings a device to the present, so that it answers for it.
@@ -304,6 +313,7 @@ impl Board {
             Device::I8042 => self.kbc.advance(now),
             Device::AcpiPm => self.pm.advance(now),
             Device::BootTimer => self.boot_timer.advance(now),
+            Device::Network => self.advance_network(now),
             Device::LocalApic => {
                 if let Some(lapic) = self.interrupts.lapic_mut() {
                     lapic.advance(now);
@@ -318,9 +328,21 @@ impl Board {
         self.rtc.advance(ns);
         self.kbc.advance(ns);
         self.pm.advance(ns);
+        self.advance_network(ns);
         if let Some(lapic) = self.interrupts.lapic_mut() {
             lapic.advance(ns);
         }
+    }
+
+    fn advance_network(&mut self, ns: u64) {
+        if let Some(network) = &mut self.network {
+            network.advance(ns, &self.pci);
+        }
+    }
+
+    fn network_port(&mut self, port: u16) -> Option<(&mut Network, u64)> {
+        let offset = port_offset(&self.pci, port)?;
+        Some((self.network.as_mut()?, offset))
     }
 
     /// Goes from deadline to deadline up to now, so that no edge is lost. A machine that is very
@@ -340,11 +362,16 @@ impl Board {
 
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
+        let network = self
+            .network
+            .as_ref()
+            .is_some_and(|network| network.interrupt(&mut self.pci));
         let lines = u32::from(self.pit.irq())
             | u32::from(self.kbc.keyboard_irq()) << 1
             | u32::from(self.com1.level()) << 4
             | u32::from(self.rtc.irq()) << 8
             | u32::from(self.pm.sci()) << SCI
+            | u32::from(network) << NETWORK_IRQ
             | u32::from(self.kbc.mouse_irq()) << 12
             | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
             | self.test_device.as_ref().map_or(0, TestDevice::lines);
@@ -359,6 +386,7 @@ impl Board {
             self.rtc.next_deadline(),
             self.kbc.next_deadline(),
             self.pm.next_deadline(),
+            self.network.as_ref().and_then(Network::next_deadline),
             lapic,
         ];
         self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
@@ -378,6 +406,52 @@ impl Board {
             (None, None) => None,
         };
         self.outcome = self.outcome.or(asked);
+    }
+}
+
+impl Board {
+    fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            return self.test_read(gpa, data);
+        };
+        self.count(Device::Network, false);
+        self.advance(Device::Network);
+        if let Some(network) = &mut self.network {
+            network.read(offset, data);
+        }
+        self.settle();
+    }
+
+    fn pci_write(&mut self, gpa: u64, data: &[u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            return self.test_write(gpa, data);
+        };
+        self.count(Device::Network, true);
+        self.advance(Device::Network);
+        let now = self.now();
+        if let Some(network) = &mut self.network {
+            network.write(offset, data, now, &self.pci);
+        }
+        self.settle();
+    }
+
+    fn test_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            data.fill(0xff);
+            return self.count(Device::UnassignedMemory, false);
+        };
+        device.read_memory(offset, data);
+        self.count(Device::Test, false);
+    }
+
+    fn test_write(&mut self, gpa: u64, data: &[u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            return self.count(Device::UnassignedMemory, true);
+        };
+        device.write_memory(offset, data);
+        self.count(Device::Test, true);
     }
 }
 
@@ -410,6 +484,10 @@ impl PortIo for Board {
                 }
             }
             Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
+            Device::Network => match self.network_port(port) {
+                Some((network, offset)) => network.port_read(offset, data),
+                None => data.fill(0xff),
+            },
             _ => data.fill(0xff),
         }
         if device != Device::UnassignedPort {
@@ -445,6 +523,12 @@ impl PortIo for Board {
                 }
             }
             Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
+            Device::Network => {
+                let (now, offset) = (self.now(), port_offset(&self.pci, port));
+                if let (Some(network), Some(offset)) = (&mut self.network, offset) {
+                    network.port_write(offset, data, now, &self.pci);
+                }
+            }
             _ => {}
         }
         if device != Device::UnassignedPort {
@@ -456,7 +540,7 @@ impl PortIo for Board {
 impl Mmio for Board {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.other_memory_read(gpa, data);
+            return self.pci_read(gpa, data);
         };
         let device = device_of(window);
         self.count(device, false);
@@ -468,7 +552,7 @@ impl Mmio for Board {
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.other_memory_write(gpa, data);
+            return self.pci_write(gpa, data);
         };
         let device = device_of(window);
         self.count(device, true);

@@ -40,6 +40,19 @@ pub const S5_SLEEP_TYPE: u8 = 5;
 /// First port of the serial line and its interrupt.
 pub const COM1: u16 = 0x3f8;
 
+/// Device number of the network adapter on PCI bus 0.
+pub const NETWORK_SLOT: u8 = 3;
+/// Where the network adapter's registers are after reset.
+pub const NETWORK_MEMORY: u32 = 0xfeb0_0000;
+/// Where its ports are after reset.
+pub const NETWORK_PORTS: u16 = 0xc000;
+/// The interrupt that its INTA# is wired to.
+pub const NETWORK_IRQ: u8 = 11;
+/// The window for the memory of PCI functions.
+pub const PCI_MEMORY: std::ops::RangeInclusive<u32> = 0xe000_0000..=0xfebf_ffff;
+/// The window for their ports.
+pub const PCI_PORTS: std::ops::RangeInclusive<u16> = 0x0d00..=0xffff;
+
 /// A piece of the memory map that firmware hands over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MapEntry {

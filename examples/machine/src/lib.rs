@@ -11,10 +11,12 @@ pub mod layout;
 mod lockstep;
 mod probe;
 mod start_state;
+mod user_network;
 
-pub use acpi::acpi_tables;
+pub use acpi::{PciRoot, acpi_tables};
 pub use board::{
-    APIC_TIMER_HZ, Board, BoardConfig, Chipset, Console, Device, Exits, Outcome, TSC_HZ,
+    APIC_TIMER_HZ, Adapter, AdapterKind, Board, BoardConfig, Chipset, Console, Device, Exits,
+    NetworkConfig, Outcome, TSC_HZ, VirtioExits, VirtioPci, Wire,
 };
 pub use dbt::{CpuModel, DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
@@ -22,3 +24,4 @@ pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;
 pub use probe::Probe;
 pub use start_state::{DescriptorTable, Segment, StartState};
+pub use user_network::{UserNetwork, UserNetworkCounts};

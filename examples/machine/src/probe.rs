@@ -91,6 +91,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         test_device: false,
         disk: None,
         console: Box::new(std::io::sink()),
+        network: None,
     });
     let began = Instant::now();
     match engine.run(&mut board, Duration::from_secs(1))? {

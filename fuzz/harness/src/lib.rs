@@ -16,6 +16,7 @@ mod shadow;
 mod snapshot_frames;
 mod snapshot_process;
 mod snapshot_restore;
+mod virtio_net;
 mod virtqueue_device;
 mod virtqueue_driver;
 
@@ -34,5 +35,6 @@ pub use shadow::shadow;
 pub use snapshot_frames::snapshot_frames;
 pub use snapshot_process::snapshot_process;
 pub use snapshot_restore::snapshot_restore;
+pub use virtio_net::virtio_net;
 pub use virtqueue_device::virtqueue_device;
 pub use virtqueue_driver::virtqueue_driver;

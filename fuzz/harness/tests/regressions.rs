@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 17] = [
+const TARGETS: [(&str, Target); 18] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -21,6 +21,7 @@ const TARGETS: [(&str, Target); 17] = [
     ("snapshot_frames", fuzz_harness::snapshot_frames),
     ("snapshot_process", fuzz_harness::snapshot_process),
     ("snapshot_restore", fuzz_harness::snapshot_restore),
+    ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),
 ];

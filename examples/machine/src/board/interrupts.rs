@@ -5,7 +5,7 @@ use apic::{IoApic, IoApicVersion, LocalApic, LocalApicConfig, Message, Output, P
 use pc_devices::I8259Pair;
 
 use super::{APIC_TIMER_HZ, Chipset, TSC_HZ};
-use crate::layout::{IOAPIC, SCI};
+use crate::layout::{IOAPIC, NETWORK_IRQ, SCI};
 
 #[derive(Debug)]
 pub(super) struct Interrupts {
@@ -25,8 +25,8 @@ impl Interrupts {
     pub(super) fn new(chipset: Chipset) -> Self {
         let mut pic = I8259Pair::new();
         let apics = (chipset == Chipset::M1).then(|| {
-            // Firmware makes the SCI level triggered.
-            pic.write(0x4d1, &[1 << (SCI - 8)]);
+            // Firmware makes the SCI and PCI's interrupt level triggered.
+            pic.write(0x4d1, &[1 << (SCI - 8) | 1 << (NETWORK_IRQ - 8)]);
             Apics {
                 lapics: [LocalApic::new(LocalApicConfig {
                     id: 0,

@@ -42,6 +42,8 @@ pub enum Device {
     Disk,
     /// The device for test guests.
     Test,
+    /// The network adapter.
+    Network,
     /// The local APIC.
     LocalApic,
     /// The I/O APIC.
@@ -54,7 +56,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -70,6 +72,7 @@ impl Device {
         Self::PciConfig,
         Self::Disk,
         Self::Test,
+        Self::Network,
         Self::LocalApic,
         Self::IoApic,
         Self::UnassignedPort,
@@ -95,6 +98,7 @@ impl Device {
             Self::PciConfig => "PCI configuration",
             Self::Disk => "ATA disk",
             Self::Test => "test device",
+            Self::Network => "network adapter",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
             Self::UnassignedPort => "no device (port)",

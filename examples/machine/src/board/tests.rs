@@ -27,6 +27,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         test_device: false,
         disk: None,
         console: Box::new(output.clone()),
+        network: None,
     });
     (board, output)
 }

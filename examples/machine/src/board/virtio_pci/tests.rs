@@ -1,0 +1,153 @@
+use virtqueue::{DriverQueue, Segment};
+use vm_memory::GuestAddress;
+
+use super::*;
+use crate::kernel::allocate_ram;
+
+const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
+
+fn device() -> VirtioPci {
+    let ram = Arc::new(allocate_ram(1 << 20).unwrap());
+    VirtioPci::new(MAC, NetFeatures::ALL, ram)
+}
+
+fn set(device: &mut VirtioPci, offset: u64, value: u32, length: usize) {
+    device.write(COMMON + offset, &value.to_le_bytes()[..length]);
+}
+
+fn get(device: &mut VirtioPci, offset: u64, length: usize) -> u32 {
+    let mut bytes = [0; 4];
+    device.read(COMMON + offset, &mut bytes[..length]);
+    u32::from_le_bytes(bytes)
+}
+
+/// What a driver does up to `DRIVER_OK`, with the transmit queue alone.
+fn start(device: &mut VirtioPci, features: NetFeatures) {
+    set(device, 0x14, 1, 1);
+    set(device, 0x14, 3, 1);
+    for half in 0..2 {
+        let bits = features.0 >> (32 * half) & 0xffff_ffff;
+        set(device, 0x08, half, 4);
+        set(device, 0x0c, u32::try_from(bits).unwrap(), 4);
+    }
+    set(device, 0x14, 0xb, 1);
+    assert_eq!(get(device, 0x14, 1) & 8, 8, "FEATURES_OK");
+    set(device, 0x16, TRANSMIT, 2);
+    for (register, address) in [(0x20, 0x1000), (0x28, 0x3000), (0x30, 0x4000)] {
+        set(device, register, address, 4);
+        set(device, register + 4, 0, 4);
+    }
+    set(device, 0x1c, 1, 2);
+    set(device, 0x14, 0xf, 1);
+}
+
+#[test]
+fn a_driver_starts_the_device_and_sends() {
+    let mut device = device();
+    let features = NetFeatures::VERSION_1;
+    start(&mut device, features);
+    let config = *device.queues.running(TRANSMIT).expect("it runs").config();
+    let ring = HostRing::new(&config, Arc::clone(&device.ram)).unwrap();
+    let mut driver = DriverQueue::new(&config, ring, None).unwrap();
+    let packet = Segment {
+        address: GuestAddress(0x8000),
+        length: 76,
+    };
+    driver.add(&[packet], &[]).unwrap();
+    assert!(driver.publish().unwrap().is_due());
+    device.write(NOTIFY + 4, &[1, 0]);
+    assert!(device.has_work());
+    let mut lengths = Vec::new();
+    device.process(&mut |frame| lengths.push(frame.len()));
+    assert_eq!(lengths, [64]);
+    assert!(device.interrupt());
+    let mut isr = [0];
+    device.read(ISR, &mut isr);
+    assert_eq!((isr, device.interrupt()), ([1], false));
+    assert_eq!(device.exits().kicks, [0, 1, 0]);
+}
+
+#[test]
+fn a_running_queue_has_no_registers() {
+    let mut device = device();
+    start(&mut device, NetFeatures::VERSION_1);
+    let before = *device.queues.running(TRANSMIT).unwrap().config();
+    set(&mut device, 0x18, 3, 2);
+    set(&mut device, 0x20, 0xffff_fff0, 4);
+    set(&mut device, 0x1c, 1, 2);
+    set(&mut device, 0x14, 0xf, 1);
+    assert_eq!(*device.queues.running(TRANSMIT).unwrap().config(), before);
+}
+
+#[test]
+fn kicks_for_queues_that_do_not_run_do_nothing() {
+    let mut device = device();
+    for offset in (NOTIFY..WINDOW).step_by(4) {
+        device.write(offset, &[0; 2]);
+    }
+    assert!(!device.has_work());
+    start(&mut device, NetFeatures::VERSION_1);
+    device.write(NOTIFY, &[0; 2]);
+    device.write(NOTIFY + 0xffc, &[0xff; 4]);
+    assert!(!device.has_work(), "only the transmit queue runs");
+    set(&mut device, 0x14, 0, 1);
+    device.write(NOTIFY + 4, &[1, 0]);
+    assert!(!device.has_work(), "after reset");
+}
+
+#[test]
+fn features_that_are_not_offered_are_not_ok() {
+    let mut device = device();
+    set(&mut device, 0x08, 1, 4);
+    set(&mut device, 0x0c, 1 << 31, 4);
+    set(&mut device, 0x14, 0xb, 1);
+    assert_eq!(get(&mut device, 0x14, 1), 3);
+}
+
+#[test]
+fn rings_outside_memory_ask_for_a_reset() {
+    let mut device = device();
+    set(&mut device, 0x16, TRANSMIT, 2);
+    set(&mut device, 0x20, 0xfeb0_0000, 4);
+    set(&mut device, 0x1c, 1, 2);
+    set(&mut device, 0x08, 1, 4);
+    set(&mut device, 0x0c, 1, 4);
+    set(&mut device, 0x14, 0xf, 1);
+    assert_ne!(get(&mut device, 0x14, 1) & u32::from(NEEDS_RESET), 0);
+    assert!(device.interrupt());
+}
+
+/// Any access in any order, with a frame now and then.
+#[test]
+fn registers_survive_a_driver_that_writes_anything() {
+    let mut device = device();
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut next = |bound: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % bound
+    };
+    for round in 0..200_000 {
+        if round % 1_000 == 0 {
+            device.write(COMMON + 0x14, &[0]);
+            start(&mut device, NetFeatures::VERSION_1);
+        }
+        let offset = match next(4) {
+            0 => COMMON + next(0x38),
+            1 => NOTIFY + next(16),
+            _ => next(WINDOW),
+        };
+        let length = usize::try_from(next(9)).unwrap();
+        let mut data = next(u64::MAX).to_le_bytes();
+        match next(4) {
+            0 => device.read(offset, &mut data[..length]),
+            1 => {
+                let _ = device.receive(&[0xff; 60]);
+            }
+            _ => device.write(offset, &data[..length]),
+        }
+        device.process(&mut |_| {});
+        device.flush_receive();
+    }
+}
