@@ -30,6 +30,20 @@ pub trait Body: Send {
         Ok(Poll::Ended)
     }
 
+    /// Of a source: how many records the last poll emitted.
+    fn polled(&self) -> usize {
+        0
+    }
+
+    /// Of a source: emits so many records as one batch, as another replica has; they are there.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stops the task.
+    fn poll_again(&mut self, _count: usize, _out: &mut Emitter) -> Result<Poll, TaskError> {
+        Ok(Poll::Ended)
+    }
+
     /// Nothing more comes from this input.
     ///
     /// # Errors

@@ -85,6 +85,7 @@ pub(crate) struct SourceBody<S, T> {
     pub(crate) batch: usize,
     pub(crate) head: Box<dyn Push<T>>,
     pub(crate) ended: bool,
+    pub(crate) polled: usize,
 }
 
 impl<T: Record, S: Source<Item = T>> Body for SourceBody<S, T> {
@@ -98,6 +99,7 @@ impl<T: Record, S: Source<Item = T>> Body for SourceBody<S, T> {
         }
         let mut records = Vec::with_capacity(self.batch);
         let poll = self.source.read(&mut records, self.batch)?;
+        self.polled = records.len();
         if !records.is_empty() {
             self.head.batch(records, out)?;
             return Ok(Poll::Emitted);
@@ -107,6 +109,23 @@ impl<T: Record, S: Source<Item = T>> Body for SourceBody<S, T> {
             self.head.watermark(Time::MAX, out)?;
         }
         Ok(poll)
+    }
+
+    fn polled(&self) -> usize {
+        self.polled
+    }
+
+    fn poll_again(&mut self, count: usize, out: &mut Emitter) -> Result<Poll, TaskError> {
+        let mut records = Vec::with_capacity(count);
+        while records.len() < count {
+            let missing = count - records.len();
+            if self.source.read(&mut records, missing)? == Poll::Ended {
+                // The other replica read more of the same source.
+                return Err(TaskError::Snapshot);
+            }
+        }
+        self.head.batch(records, out)?;
+        Ok(Poll::Emitted)
     }
 
     fn ended(&mut self, _: Channel, _: &mut Emitter) -> Result<(), TaskError> {

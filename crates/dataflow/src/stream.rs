@@ -78,6 +78,7 @@ impl Program {
                 batch: batch.max(1),
                 head,
                 ended: false,
+                polled: 0,
             })
         });
         Stream {

@@ -197,6 +197,32 @@ impl Task {
         Ok(false)
     }
 
+    /// Reads its source once, as another replica has or will: so many records, or, where this one is the first, as many as
+    /// there are. Says how many, or nothing if there are none now; 0 is the end.
+    ///
+    /// # Errors
+    ///
+    /// Whatever stops the task.
+    pub fn read_as(
+        &mut self,
+        now: Time,
+        agreed: Option<usize>,
+    ) -> Result<Option<usize>, TaskError> {
+        match agreed {
+            Some(0) | None => {}
+            Some(count) => {
+                self.body.poll_again(count, &mut self.emitter)?;
+                self.send(now)?;
+                return Ok(agreed);
+            }
+        }
+        let moved = self.read(now)?;
+        Ok(match self.source {
+            Source::Ended => Some(0),
+            _ => moved.then(|| self.body.polled()),
+        })
+    }
+
     fn read(&mut self, now: Time) -> Result<bool, TaskError> {
         let poll = self.body.poll(&mut self.emitter)?;
         self.send(now)?;

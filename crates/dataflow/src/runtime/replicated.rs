@@ -1,9 +1,10 @@
-//! Replicated operators: every task runs twice, as a replicated state machine. Both replicas take their inputs in the same
-//! order, so both write the same bytes to the same places, and either may be lost without anything being done again.
+//! Replicated operators: every task runs twice, as a replicated state machine. Replicas agree on the batches that they read,
+//! and take their inputs in turn, so both write the same bytes to the same places, and either may be lost without anything
+//! being done again.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,10 +35,19 @@ pub struct ReplicatedReport {
 }
 
 /// What replicas know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Peer {
-    reads: AtomicU64,
+    /// By task: how many reads of its source.
+    reads: Vec<AtomicU64>,
     gone: AtomicBool,
+}
+
+/// What all replicas read of a source, in this order: whoever comes first says how many records a batch has. 0 is the end.
+#[derive(Debug, Default)]
+struct Agreed {
+    batches: VecDeque<usize>,
+    /// Batches that all have read and nobody needs any more.
+    before: u64,
 }
 
 impl Replicated {
@@ -62,12 +72,18 @@ impl Replicated {
     /// If the job has a cycle, whose order is not the same twice.
     pub fn run(&self, job: &Job, stoppers: &[Stopper]) -> Result<ReplicatedReport, TaskError> {
         assert!(!job.has_cycle(), "what goes round has no order");
-        let peers: Arc<Vec<Peer>> = Arc::new((0..self.replicas).map(|_| Peer::default()).collect());
+        let peer = |_| Peer {
+            reads: (0..job.tasks()).map(|_| AtomicU64::new(0)).collect(),
+            gone: AtomicBool::new(false),
+        };
+        let peers: Arc<Vec<Peer>> = Arc::new((0..self.replicas).map(peer).collect());
+        let agreed: Agreements = Arc::new((0..job.tasks()).map(|_| Mutex::default()).collect());
         let mut replicas = Vec::new();
         // All outputs are emptied before any is written.
         for own in 0..self.replicas {
             let stopper = stoppers.get(own).cloned().unwrap_or_default();
-            replicas.push(Replica::new(self, job, own, peers.clone(), stopper)?);
+            let shared = (peers.clone(), agreed.clone());
+            replicas.push(Replica::new(self, job, own, shared, stopper)?);
         }
         let results: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> = replicas
@@ -99,11 +115,15 @@ impl Default for Replicated {
     }
 }
 
+/// By task.
+type Agreements = Arc<Vec<Mutex<Agreed>>>;
+
 struct Replica<'a> {
     options: &'a Replicated,
     job: &'a Job,
     own: usize,
     peers: Arc<Vec<Peer>>,
+    agreed: Agreements,
     stopper: Stopper,
     tasks: Vec<Task>,
     /// The input of each task whose turn it is.
@@ -123,7 +143,7 @@ impl<'a> Replica<'a> {
         options: &'a Replicated,
         job: &'a Job,
         own: usize,
-        peers: Arc<Vec<Peer>>,
+        (peers, agreed): (Arc<Vec<Peer>>, Agreements),
         stopper: Stopper,
     ) -> Result<Self, TaskError> {
         let mut tasks = Vec::new();
@@ -141,6 +161,7 @@ impl<'a> Replica<'a> {
             job,
             own,
             peers,
+            agreed,
             stopper,
             turns: vec![0; tasks.len()],
             tasks,
@@ -174,12 +195,7 @@ impl<'a> Replica<'a> {
         let job = self.job;
         let mut moved = false;
         if self.tasks[task].reads() {
-            if self.may_read() {
-                moved |= self.tasks[task].work(0)?;
-                self.peers[self.own]
-                    .reads
-                    .fetch_add(u64::from(moved), Ordering::AcqRel);
-            }
+            moved |= self.read(task)?;
         } else {
             for (input, &link) in job.site(task).inputs.iter().enumerate() {
                 while let Some(wire) = self.links[link].pop_front() {
@@ -217,13 +233,39 @@ impl<'a> Replica<'a> {
         Ok(false)
     }
 
-    /// A replica is as fast as the slowest one.
-    fn may_read(&self) -> bool {
-        let own = self.peers[self.own].reads.load(Ordering::Acquire);
-        self.peers.iter().all(|peer| {
-            peer.gone.load(Ordering::Acquire)
-                || own <= peer.reads.load(Ordering::Acquire) + self.options.ahead_max
-        })
+    fn read(&mut self, task: usize) -> Result<bool, TaskError> {
+        let own = self.peers[self.own].reads[task].load(Ordering::Acquire);
+        let reads = |peer: &Peer| peer.reads[task].load(Ordering::Acquire);
+        let alive = self
+            .peers
+            .iter()
+            .filter(|peer| !peer.gone.load(Ordering::Acquire));
+        let slowest = alive.map(reads).min().unwrap_or(own);
+        if own > slowest + self.options.ahead_max {
+            // A replica is as fast as the slowest one.
+            return Ok(false);
+        }
+        // A replica that was lost while it held this had not agreed to anything yet.
+        let mut agreed = self.agreed[task]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        while agreed.before < slowest {
+            agreed.batches.pop_front();
+            agreed.before += 1;
+        }
+        let place = usize::try_from(own - agreed.before).unwrap_or(usize::MAX);
+        let known = agreed.batches.get(place).copied();
+        if known.is_some() {
+            drop(agreed);
+            self.tasks[task].read_as(0, known)?;
+        } else {
+            let Some(count) = self.tasks[task].read_as(0, None)? else {
+                return Ok(false);
+            };
+            agreed.batches.push_back(count);
+        }
+        self.peers[self.own].reads[task].fetch_add(1, Ordering::AcqRel);
+        Ok(true)
     }
 }
 
