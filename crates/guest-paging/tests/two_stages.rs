@@ -147,7 +147,11 @@ fn words(random: &mut Random, entry: impl Fn(u64, u64) -> u64, lower_flags: u64)
     }
     for page in 0..8 {
         let number = random.next();
-        let bad = if number.is_multiple_of(16) { number & 0xfff } else { 0 };
+        let bad = if number.is_multiple_of(16) {
+            number & 0xfff
+        } else {
+            0
+        };
         store(LOWER + 3, page, page << 12 | lower_flags ^ bad);
     }
     words

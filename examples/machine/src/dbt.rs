@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use vm_memory::GuestMemoryMmap;
 use x86_dbt::{
-    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource, Registers,
-    Segment, State, Stats, TableRegister, TlbStats, TranslatorStats, Vendor,
+    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource,
+    PagingObserver, Registers, Segment, State, Stats, TableRegister, TlbStats, TranslatorStats,
+    Vendor,
 };
 
 use crate::board::{Board, Chipset, TSC_HZ};
@@ -64,6 +65,11 @@ impl DbtEngine {
     /// Sets how often a block is interpreted before it is translated; `None`: never.
     pub fn set_translation(&mut self, after: Option<u32>) {
         self.cpu.set_translation(after);
+    }
+
+    /// Sets who is told of the guest's page tables from now on.
+    pub fn observe_paging(&mut self, observer: Box<dyn PagingObserver>) {
+        self.cpu.observe_paging(observer);
     }
 
     /// What the guest has cost so far.
