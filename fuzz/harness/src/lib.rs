@@ -12,6 +12,7 @@ mod pci_config;
 mod raft_step;
 mod rdd_blocks;
 mod shadow;
+mod two_stages;
 
 pub use apic::apic;
 pub use histories::histories;
@@ -24,3 +25,4 @@ pub use pci_config::pci_config;
 pub use raft_step::raft_step;
 pub use rdd_blocks::rdd_blocks;
 pub use shadow::shadow;
+pub use two_stages::two_stages;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 12] = [
     ("apic", fuzz_harness::apic),
     ("histories", fuzz_harness::histories),
     ("interpreter", fuzz_harness::interpreter),
@@ -17,6 +17,7 @@ const TARGETS: [(&str, Target); 11] = [
     ("rdd_blocks", fuzz_harness::rdd_blocks),
     ("raft_step", fuzz_harness::raft_step),
     ("shadow", fuzz_harness::shadow),
+    ("two_stages", fuzz_harness::two_stages),
 ];
 
 #[test]
