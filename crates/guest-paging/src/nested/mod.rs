@@ -12,7 +12,9 @@ mod stage;
 mod trace;
 mod traced;
 
-pub use composed::{Composed, ComposedCounters, ComposedEpt};
+pub use composed::{
+    Composable, Composed, ComposedCounters, ComposedEpt, ComposedNpt, ComposedTables, Part,
+};
 pub use control::{
     ControlBlock, ControlBlocks, ControlCounters, Operation, STATE_WORDS, Shadowing,
 };
