@@ -6,6 +6,7 @@
 
 use crate::bits::bits;
 use crate::format::Format;
+use crate::nested::{Mapping, StageAccess, StageFault, Structures};
 use crate::walk as generic;
 use crate::x86::AccessKind;
 use crate::{Gpa, Observer, Paging, TableMemory, WalkError};
@@ -206,6 +207,29 @@ impl Paging for Context {
                 generic::walk::<Arm<16>, M, O, MARKING>(memory, self, input, request, observer)
             }
         }
+    }
+}
+
+/// Stage 2, under the stage 1 of a guest: a read or an update of a descriptor of stage 1 needs the
+/// right to read or write.
+impl Structures for Context {
+    fn walk<M: TableMemory, O: Observer, const MARKING: bool>(
+        &self,
+        memory: &M,
+        input: Gpa,
+        access: StageAccess,
+        observer: &mut O,
+    ) -> Result<Mapping, WalkError<StageFault, M::Error>> {
+        let access = Access {
+            kind: access.kind,
+            el0: access.user_address,
+        };
+        self.translate::<M, O, MARKING>(memory, input.0, access, observer)
+            .map(|translation| Mapping {
+                address: translation.address,
+                inside_bits: translation.inside_bits,
+            })
+            .map_err(|error| error.map_fault(StageFault::Arm))
     }
 }
 

@@ -150,7 +150,7 @@ impl From<Translation> for Mapping {
     fn from(translation: Translation) -> Self {
         Self {
             address: translation.gpa,
-            size: translation.size,
+            inside_bits: translation.size as u8,
         }
     }
 }

@@ -1,11 +1,16 @@
-//! The second-stage paging structures of VT-d, which translate the addresses that devices use (VT-d
-//! specification 4.0, 3.7 and 9.10).
+//! The paging structures of VT-d, which translate the addresses that devices use (VT-d specification 4.0,
+//! chapter 3). The second stage (3.7 and 9.10) has a format of its own; the first is that of 4-level and
+//! 5-level paging, and may lie over a second as a guest's tables over EPT.
 //!
 //! Root, context and PASID tables, which lead to these structures, are the IOMMU's.
 
+mod first_stage;
+
+pub use first_stage::FirstStage;
+
 use crate::bits::bits;
 use crate::format::Format;
-use crate::nested::{Mapping, StageAccess};
+use crate::nested::{Mapping, Purpose, StageAccess};
 use crate::nine_bits::{self, ADDRESS, PAGE};
 use crate::walk as generic;
 use crate::x86::{AccessKind, PageSize};
@@ -137,7 +142,7 @@ impl From<Translation> for Mapping {
     fn from(translation: Translation) -> Self {
         Self {
             address: translation.address,
-            size: translation.size,
+            inside_bits: translation.size as u8,
         }
     }
 }
@@ -198,6 +203,8 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
 
     fn permits(_: &Context, denied: u64, _: u64, access: StageAccess) -> bool {
         let needed = match access.kind {
+            // The flags of a first-stage entry are set by a read and a write.
+            AccessKind::Write if access.purpose == Purpose::Table => READ | WRITE,
             AccessKind::Write => WRITE,
             AccessKind::Read | AccessKind::Fetch => READ,
         };

@@ -1,13 +1,13 @@
-//! EPT and control blocks of nested guests, and traces on guest physical pages.
+//! EPT, nested page tables and control blocks of nested guests, and traces on guest physical pages.
 
 use guest_paging::nested::{
-    self, Cause, Composed, ComposedEpt, ControlBlock, ControlBlocks, Ground, Layer, Operation,
-    Purpose, Shadowing, Stage, StageAccess, StageFault, Traced,
+    self, Cause, Composed, ComposedEpt, ComposedNpt, ControlBlock, ControlBlocks, Ground, Layer,
+    Operation, Purpose, Shadowing, Stage, StageAccess, StageFault, Traced,
 };
 use guest_paging::shadow::Trace;
 use guest_paging::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use guest_paging::x86::AccessKind;
-use guest_paging::{Gpa, PinnedMemory, ept};
+use guest_paging::x86::{AccessKind, Processor, Registers, Vendor};
+use guest_paging::{Gpa, PinnedMemory, ept, npt};
 use proptest::prelude::*;
 use support::random::Random;
 
@@ -122,6 +122,119 @@ proptest! {
             prop_assert_eq!(found, expected.ok());
         }
     }
+}
+
+/// Nested page tables in 4-level paging with this root.
+fn npt_context(root: u64) -> npt::Context {
+    let processor = Processor {
+        vendor: Vendor::Amd,
+        maxphyaddr: 40,
+        gib_pages: true,
+        pse36: true,
+    };
+    let registers = Registers {
+        cr0: 1 << 31 | 1 << 16,
+        cr3: root << 12,
+        cr4: 1 << 5,
+        efer: 1 << 10 | 1 << 11,
+        ..Registers::default()
+    };
+    npt::Context::new(&processor, &registers)
+}
+
+/// As [`random_memory`], with entries of the x86 format.
+fn random_npt_memory(random: &mut Random) -> GuestMemoryMmap {
+    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 64 << 12)]).unwrap();
+    let store = |page: u64, slot: u64, entry: u64| {
+        memory
+            .write_obj(entry, GuestAddress((page << 12) + slot * 8))
+            .unwrap();
+    };
+    let rights = |random: &mut Random| {
+        let some = [7, 7, 7, 7, 7, 7, 7, 5, 5, 3, 6, 0];
+        let no_execute = u64::from(random.next().is_multiple_of(6)) << 63;
+        some[usize::try_from(random.next() % 12).unwrap()] | random.next() & 0x60 | no_execute
+    };
+    for page in 0..3 {
+        store(page, 0, (page + 1) << 12 | 7);
+    }
+    for page in 0..64 {
+        let moved = if random.next().is_multiple_of(8) {
+            random.next() % 66
+        } else {
+            page
+        };
+        let entry = moved << 12 | rights(random);
+        // Every table of level 1 can be reached, and marked.
+        let table = moved << 12 | 7;
+        store(3, page, if page < 28 { table } else { entry });
+    }
+    for page in 4..64_u64 {
+        for slot in 0..4 {
+            let below = (page / 8 + 1) * 8;
+            let entry = match (page / 8, random.next() % 16) {
+                (2, 0) => 0x80,
+                (0..=2, _) => (below + random.next() % 8) << 12,
+                _ => (random.next() % 66) << 12,
+            };
+            store(page, slot, entry | rights(random));
+        }
+    }
+    memory
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #[test]
+    fn composed_npt_is_what_two_walks_give(seed: u64) {
+        composed_npt(seed)?;
+    }
+}
+
+/// Runs accesses through composed tables and through both from scratch; gives how many were filled.
+fn composed_npt(seed: u64) -> Result<u64, TestCaseError> {
+    let mut random = Random(seed);
+    let memory = random_npt_memory(&mut random);
+    let pinned = PinnedMemory::new(&memory).unwrap();
+    let (lower, upper) = (npt_context(0), npt_context(4 + random.next() % 4));
+    let mut composed = ComposedNpt::new(12);
+    let hardware = ComposedNpt::context();
+    let walk = |composed: &ComposedNpt, gpa, access| {
+        let walked = npt::walk(composed, &hardware, gpa, access, &mut ());
+        walked.ok().map(|translation| translation.gpa)
+    };
+    for _ in 0..40 {
+        let gpa = (0..4).fold(0, |above, _| (above << 9) + random.next() % 4);
+        let gpa = Gpa(gpa << 12 | 0x18);
+        let kinds = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch];
+        let access = access(kinds[usize::try_from(random.next() % 3).unwrap()]);
+        let mut found = walk(&composed, gpa, access);
+        let outcome = found
+            .is_none()
+            .then(|| composed.violation(&pinned, &lower, &upper, gpa, access));
+        let ground = Stage::new(2, &lower, Ground::new(&pinned, 2), ());
+        let expected = Stage::new(1, &upper, ground, ()).descend(gpa, access);
+        match (outcome, &expected) {
+            (None, _) => {}
+            (Some(Composed::Filled), _) => found = walk(&composed, gpa, access),
+            (Some(Composed::Reflect(fault)), Err(failure)) => {
+                prop_assert_eq!(failure.cause, Cause::Stage(StageFault::Npt(fault)));
+                prop_assert_eq!(failure.dimension, 1);
+            }
+            (Some(Composed::Own(own)), Err(failure)) => {
+                prop_assert_eq!(own.dimension, failure.dimension);
+            }
+            (outcome, expected) => prop_assert!(false, "{outcome:?}, {expected:?}"),
+        }
+        prop_assert_eq!(found, expected.ok());
+    }
+    Ok(composed.counters().filled)
+}
+
+#[test]
+fn random_nested_page_tables_map_something() {
+    let filled: u64 = (0..100).map(|seed| composed_npt(seed).unwrap()).sum();
+    assert!(filled > 50, "{filled}");
 }
 
 fn hardware_walk(

@@ -421,6 +421,10 @@ fn each_instruction_invalidates_what_the_manual_says() {
         all_but(|&(vpid, _, page)| vpid == 0 && page == "page")
     );
     assert_eq!(
+        left_after(|tlb| tlb.invlpga(Gva(0x1fff), 1)),
+        all_but(|&(vpid, _, page)| vpid == 1 && page == "page")
+    );
+    assert_eq!(
         left_after(|tlb| tlb.invvpid(Invvpid::Address(1, Gva(0x1000)))),
         all_but(|&(vpid, _, page)| vpid == 1 && page == "page")
     );

@@ -419,6 +419,9 @@ impl Cpu {
 
     /// Must follow every write to RAM that the TLB's write tags did not allow.
     pub(crate) fn code_written(&mut self, gpa: u64, len: u64) {
+        if self.watch.has(gpa) {
+            self.tell(|observer, context| observer.written(context, gpa, len));
+        }
         let mut at = gpa;
         let end = gpa.saturating_add(len);
         while at < end {

@@ -9,6 +9,7 @@ use crate::cpuid::Cpuid;
 use crate::flags;
 use crate::msr::Msrs;
 use crate::native::{FxState, NativeIo, NativeUnit};
+use crate::observe::Watch;
 use crate::ram::Ram;
 use crate::segment::{BIG, CS, LONG, SS, Segment};
 use crate::tlb::{Bank, Tlb};
@@ -150,6 +151,7 @@ pub struct Cpu {
     pub(crate) cpuid: Cpuid,
     pub(crate) ram: Ram,
     pub(crate) stats: Stats,
+    pub(crate) watch: Watch,
 }
 
 /// What a run cost, beside time.
@@ -241,6 +243,7 @@ impl Cpu {
             cpuid,
             ram,
             stats: Stats::default(),
+            watch: Watch::default(),
         };
         cpu.seg[usize::from(CS)] = Segment {
             base: 0xffff_0000,

@@ -23,6 +23,7 @@ mod frame;
 mod memory;
 mod msr;
 pub mod native;
+mod observe;
 mod ops;
 mod platform;
 mod ram;
@@ -40,6 +41,8 @@ pub use cpuid::{
     Vendor,
 };
 pub use exception::{Exception, Vector};
+pub use guest_paging;
+pub use observe::PagingObserver;
 pub use platform::{Clock, InterruptSource, Isolated, Mmio, Platform, PortIo};
 pub use ram::{Ram, RamError};
 pub use run::Exit;

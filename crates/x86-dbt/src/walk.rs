@@ -68,6 +68,7 @@ impl Cpu {
         };
         self.paging = Context::new(&self.cpuid.processor(), &registers);
         self.tlb.flush(false);
+        self.tell(|observer, context| observer.registers_changed(context));
     }
 
     /// Takes a new CR3 (and, for PAE, the PDPTEs latched with it).
@@ -76,6 +77,7 @@ impl Cpu {
         let pdptes = self.paging_pdptes();
         self.paging.set_pdptes(pdptes);
         self.tlb.flush(true);
+        self.tell(|observer, context| observer.root_loaded(context));
     }
 
     fn paging_pdptes(&self) -> Pdptes {
@@ -95,6 +97,7 @@ impl Cpu {
     /// Walks the page tables and remembers the result, if RAM is behind it.
     pub(crate) fn walk_and_fill(&mut self, linear: u64, kind: Kind, bank: Bank) -> Result<Target> {
         let access = access(kind, bank);
+        self.tell_missed(Gva(linear), access);
         // A walk that faults marks nothing as accessed, as on the 386 and in KVM; the manual leaves that open.
         let found = x86::probe(&self.ram, &self.paging, Gva(linear), access, &mut ())
             .and_then(|_| x86::walk(&self.ram, &self.paging, Gva(linear), access, &mut ()));
@@ -128,7 +131,10 @@ impl Cpu {
             linear,
             gpa,
             read: permits(AccessKind::Read),
-            write: written && permits(AccessKind::Write) && !self.blocks.has_code(gpa),
+            write: written
+                && permits(AccessKind::Write)
+                && !self.blocks.has_code(gpa)
+                && !self.watch.has(gpa),
             fetch: permits(AccessKind::Fetch),
             global: found.attributes.contains(Attributes::GLOBAL),
         };

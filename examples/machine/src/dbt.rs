@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use x86_dbt::{
-    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource, Registers,
-    Segment, State, Stats, TableRegister, TlbStats, TranslatorStats, Vendor,
+    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource,
+    PagingObserver, Registers, Segment, State, Stats, TableRegister, TlbStats, TranslatorStats,
+    Vendor,
 };
 
 use crate::board::{Board, Chipset, TSC_HZ};
@@ -117,6 +118,11 @@ impl DbtEngine {
             }
         }
         Ok(hasher.finish())
+    }
+
+    /// Sets who is told of the guest's page tables from now on.
+    pub fn observe_paging(&mut self, observer: Box<dyn PagingObserver>) {
+        self.cpu.observe_paging(observer);
     }
 
     /// What the guest has cost so far.

@@ -23,5 +23,7 @@ pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
 pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;
 pub use probe::Probe;
+pub use x86_dbt::PagingObserver;
+
 pub use start_state::{DescriptorTable, Segment, StartState};
 pub use user_network::{UserNetwork, UserNetworkCounts};

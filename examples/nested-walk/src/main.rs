@@ -100,7 +100,7 @@ fn over(
         tables::Stage::Ept(ept) => over(
             tables,
             index,
-            &Stage::new(dimension, ept, below, trace),
+            &Stage::new(dimension, ept.as_ref(), below, trace),
             trace,
         ),
         tables::Stage::Npt(npt) => over(

@@ -17,7 +17,7 @@ pub(crate) struct Tables {
 
 #[derive(Debug)]
 pub(crate) enum Stage {
-    Ept(ept::Context),
+    Ept(Box<ept::Context>),
     Npt(Box<npt::Context>),
 }
 
@@ -186,7 +186,7 @@ fn stage(format: Word<'_>, root: u64) -> Result<Stage, Wrong> {
         }
     };
     let eptp = root & !0xfff | (levels - 1) << 3 | 1 << 6;
-    Ok(Stage::Ept(ept::Context::new(&CAPABILITIES, eptp)))
+    Ok(Stage::Ept(Box::new(ept::Context::new(&CAPABILITIES, eptp))))
 }
 
 fn x86(format: &str, root: u64) -> Option<Registers> {

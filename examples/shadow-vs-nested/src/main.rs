@@ -6,6 +6,7 @@ mod kernel;
 mod machine;
 mod nested;
 mod plot;
+mod real;
 mod shadowed;
 
 use std::path::PathBuf;
@@ -37,6 +38,18 @@ struct Args {
     /// Cycles of a reference to a table.
     #[arg(long, default_value_t = 20)]
     reference_cycles: u32,
+    /// Instead of the model: boot this kernel in x86-dbt, and hold each design to what it does.
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Its initial RAM disk.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Its command line.
+    #[arg(long, default_value = "console=ttyS0 quiet cryptomgr.notests panic=-1")]
+    cmdline: String,
+    /// Its memory in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(64..=2048))]
+    memory: u32,
     /// Draw cost against the price of an exit into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -53,7 +66,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<()> {
-    let workloads = if args.workload.is_empty() {
+    let workloads = if args.workload.is_empty() && args.kernel.is_none() {
         Workload::ALL.to_vec()
     } else {
         args.workload.clone()
@@ -63,7 +76,13 @@ fn run(args: &Args) -> Result<()> {
         let costs = costs(workload, args.rounds).with_context(|| format!("{workload:?}"))?;
         println!("{workload:?}, {} rounds", args.rounds);
         println!("{}", listing(&costs, args));
-        measured.push((workload, costs));
+        measured.push((format!("{workload:?}"), costs));
+    }
+    if let Some(kernel) = &args.kernel {
+        let (title, costs) = real::costs(kernel, args)?;
+        println!("{title}");
+        println!("{}", listing(&costs, args));
+        measured.push((title, costs));
     }
     if let Some(path) = &args.svg {
         let drawn = plot::panels(&measured, u64::from(args.reference_cycles));
@@ -75,7 +94,7 @@ fn run(args: &Args) -> Result<()> {
 /// The ways to virtualize memory, each with its name.
 fn costs(workload: Workload, rounds: u32) -> Result<Vec<(&'static str, Cost)>> {
     let mut costs = Vec::new();
-    for (name, config, announced) in shadow_policies()? {
+    for (name, config, announced) in shadow_policies(GUEST_FRAMES)? {
         let memory = machine::memory(0)?;
         let machine = Shadowed::new(&memory, config, announced)?;
         costs.push((name, cost_of(workload, rounds, &memory, machine)?));
@@ -103,12 +122,12 @@ fn cost_of<M: Machine>(
 }
 
 /// Each adds one thing to the one before.
-fn shadow_policies() -> Result<[(&'static str, Config, bool); 5]> {
+fn shadow_policies(frames: u64) -> Result<[(&'static str, Config, bool); 5]> {
     let simplest = Config {
         roots: RootPolicy::DiscardOnSwitch,
         sync: SyncPolicy::WriteProtect,
         writes: WritePolicy::Zap,
-        ..Config::new(u32::try_from(GUEST_FRAMES)?, 1024)
+        ..Config::new(u32::try_from(frames)?, 1024)
     };
     let cached = Config {
         roots: RootPolicy::Cache(16),

@@ -34,18 +34,11 @@ impl<'m> NestedPaging<'m> {
         fill(memory, root + 1, 1, root + 2, 7)?;
         fill(memory, root + 2, GUEST_FRAMES / 512, root + 3, 7)?;
         fill(memory, root + 3, GUEST_FRAMES, 0, 0x37)?;
-        let capabilities = ept::Capabilities {
-            maxphyaddr: 40,
-            execute_only: true,
-            mib_pages: true,
-            gib_pages: true,
-            mode_based_execute: false,
-        };
         Ok(Self {
             memory,
             pinned: PinnedMemory::new(memory)?,
             guest: machine::context(),
-            ept: ept::Context::new(&capabilities, root << 12 | 3 << 3 | 6),
+            ept: ept::Context::new(&capabilities(), root << 12 | 3 << 3 | 6),
             tlb: machine::tlb(),
             tag: Tag {
                 vpid: 1,
@@ -83,8 +76,24 @@ impl<'m> NestedPaging<'m> {
     }
 }
 
+pub(crate) fn capabilities() -> ept::Capabilities {
+    ept::Capabilities {
+        maxphyaddr: 40,
+        execute_only: true,
+        mib_pages: true,
+        gib_pages: true,
+        mode_based_execute: false,
+    }
+}
+
 /// Writes `count` entries that reference consecutive frames.
-fn fill(memory: &GuestMemoryMmap, frame: u64, count: u64, first: u64, flags: u64) -> Result<()> {
+pub(crate) fn fill(
+    memory: &GuestMemoryMmap,
+    frame: u64,
+    count: u64,
+    first: u64,
+    flags: u64,
+) -> Result<()> {
     for index in 0..count {
         let at = GuestAddress((frame << 12) + 8 * index);
         memory.write_obj((first + index) << 12 | flags, at)?;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use crate::kernel::Workload;
 use crate::machine::Cost;
 
 const COLORS: [&str; 8] = [
@@ -17,7 +16,7 @@ const PRICE_MAX: u64 = 4000;
 /// Names and costs of one workload.
 type Costs = Vec<(&'static str, Cost)>;
 
-pub(crate) fn panels(measured: &[(Workload, Costs)], reference: u64) -> String {
+pub(crate) fn panels(measured: &[(String, Costs)], reference: u64) -> String {
     let legend = measured.first().map_or(0, |(_, costs)| costs.len()) as u64 * 18 + 24;
     let height = (HEIGHT + MARGIN) * (measured.len() as u64).div_ceil(2) + legend;
     let width = 2 * (WIDTH + MARGIN) + MARGIN;
@@ -27,7 +26,7 @@ pub(crate) fn panels(measured: &[(Workload, Costs)], reference: u64) -> String {
     for ((workload, costs), n) in measured.iter().zip(0_u64..) {
         let x = MARGIN + n % 2 * (WIDTH + MARGIN);
         let y = MARGIN / 2 + n / 2 * (HEIGHT + MARGIN);
-        panel(&mut svg, [x, y], *workload, costs, reference);
+        panel(&mut svg, [x, y], workload, costs, reference);
     }
     if let Some((_, costs)) = measured.first() {
         let top = height - legend + 16;
@@ -50,7 +49,7 @@ pub(crate) fn panels(measured: &[(Workload, Costs)], reference: u64) -> String {
     svg
 }
 
-fn panel(svg: &mut String, [x, y]: [u64; 2], workload: Workload, costs: &Costs, reference: u64) {
+fn panel(svg: &mut String, [x, y]: [u64; 2], workload: &str, costs: &Costs, reference: u64) {
     let most = costs
         .iter()
         .map(|(_, cost)| cost.cycles(PRICE_MAX, reference))
@@ -61,7 +60,7 @@ fn panel(svg: &mut String, [x, y]: [u64; 2], workload: Workload, costs: &Costs, 
     line(
         svg,
         &format!(
-            "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{workload:?}, Mcycles by cycles of an exit</text>\
+            "<text x=\"{x}\" y=\"{}\" font-weight=\"bold\">{workload}, Mcycles by cycles of an exit</text>\
              <path d=\"M{x} {y}V{bottom}H{}\" fill=\"none\" stroke=\"#555\"/>\
              <text x=\"{x}\" y=\"{}\">0</text>\
              <text x=\"{}\" y=\"{}\" text-anchor=\"end\">{PRICE_MAX}</text>\

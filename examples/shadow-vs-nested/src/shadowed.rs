@@ -10,11 +10,11 @@ use guest_paging::shadow::{
 };
 use guest_paging::tlb::{Invpcid, Tag, Tlb};
 use guest_paging::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
-use guest_paging::x86::{Access, AccessKind, Context, Privilege};
+use guest_paging::x86::{Access, AccessKind, Context, PagingMode, Privilege};
 use guest_paging::{Exchange, Gpa, Gva, Hpa, PinnedMemory, TableMemory, Unbacked};
 
 use crate::kernel::KERNEL_INDEX;
-use crate::machine::{self, Cost, GUEST_FRAMES, Machine, Outcome};
+use crate::machine::{self, Cost, Machine, Outcome};
 
 pub(crate) struct Shadowed<'m> {
     memory: &'m GuestMemoryMmap,
@@ -29,6 +29,7 @@ pub(crate) struct Shadowed<'m> {
     tables_most: u32,
     /// A translator announces the kernel's writes to its tables.
     announced: bool,
+    map: Identity,
 }
 
 impl<'m> Shadowed<'m> {
@@ -37,11 +38,15 @@ impl<'m> Shadowed<'m> {
         config: Config,
         announced: bool,
     ) -> Result<Self> {
+        let map = Identity {
+            frames: config.frames.into(),
+        };
         let words = usize::try_from(config.tables_max)? * 512;
         let tables = Rc::new(Words(RefCell::new(vec![0; words])));
         let sink = Tables {
             words: Rc::clone(&tables),
             root: Cell::new((TableId(0), 0)),
+            loaded: Cell::new(false),
             flushes: Vec::new(),
         };
         Ok(Self {
@@ -55,6 +60,7 @@ impl<'m> Shadowed<'m> {
             monitor_references: 0,
             tables_most: 0,
             announced,
+            map,
         })
     }
 
@@ -74,7 +80,7 @@ impl<'m> Shadowed<'m> {
             }
             let guest = Guest {
                 memory: &self.pinned,
-                map: &Identity,
+                map: &self.map,
                 context: &self.guest,
             };
             let resolution = self.shadow.fault(guest, gva, access);
@@ -126,6 +132,131 @@ enum Translated {
     PageFault,
 }
 
+/// What became of a watched guest's access.
+pub(crate) enum Missed {
+    /// It goes to this address in the machine.
+    At(u64),
+    /// It is a write to a table: [`Shadowed::emulated`] follows.
+    Emulate,
+    /// It is to a device, or a fault of the guest's.
+    Elsewhere,
+}
+
+/// The same for a guest that runs elsewhere and is watched: each event as it happens.
+impl Shadowed<'_> {
+    /// Takes the guest's registers. A flush of everything is all that most such changes are meant for.
+    pub(crate) fn take_registers(&mut self, guest: &Context) {
+        let another = guest.mode() != self.guest.mode() || self.shadow.sink().root_is_new();
+        self.guest = guest.clone();
+        self.processor = guest.clone();
+        if another {
+            self.shadow.reset();
+            self.load_root(guest);
+        } else {
+            let guest = Guest {
+                memory: &self.pinned,
+                map: &self.map,
+                context: &self.guest,
+            };
+            self.shadow.invalidate_all(guest);
+            self.obey();
+        }
+    }
+
+    pub(crate) fn load_root(&mut self, guest: &Context) {
+        if guest.mode() == PagingMode::Off {
+            return;
+        }
+        self.guest.clone_from(guest);
+        let guest = Guest {
+            memory: &self.pinned,
+            map: &self.map,
+            context: &self.guest,
+        };
+        self.shadow.switch_root(guest, 0, true);
+        self.obey();
+    }
+
+    /// An access that a TLB may not have.
+    pub(crate) fn missed(&mut self, gva: Gva, access: Access) -> Missed {
+        for _ in 0..3 {
+            let walked = self.tlb.translate(
+                &*self.tables,
+                &self.processor,
+                self.tag(),
+                gva,
+                access,
+                &mut (),
+            );
+            if let Ok(translation) = walked {
+                return Missed::At(translation.gpa.0);
+            }
+            let guest = Guest {
+                memory: &self.pinned,
+                map: &self.map,
+                context: &self.guest,
+            };
+            let resolution = self.shadow.fault(guest, gva, access);
+            self.monitor_references += 4;
+            self.obey();
+            match resolution {
+                Resolution::Filled => {}
+                Resolution::Emulate {
+                    cause: Cause::GuestTable,
+                    ..
+                } => return Missed::Emulate,
+                _ => return Missed::Elsewhere,
+            }
+        }
+        Missed::Elsewhere
+    }
+
+    /// Whether the shadow keeps all rules, once the guest's tables are in step.
+    pub(crate) fn check(&mut self) -> Result<()> {
+        let guest = Guest {
+            memory: &self.pinned,
+            map: &self.map,
+            context: &self.guest,
+        };
+        self.shadow.invalidate_all(guest);
+        Ok(self.shadow.check(guest)?)
+    }
+
+    pub(crate) fn announces(&self) -> bool {
+        self.announced
+    }
+
+    /// The guest's table has been written by the monitor, or by an instruction that a translator knows.
+    pub(crate) fn emulated(&mut self, gpa: u64, len: u64) {
+        let guest = Guest {
+            memory: &self.pinned,
+            map: &self.map,
+            context: &self.guest,
+        };
+        if self.announced {
+            self.shadow.announce_write(guest, Gpa(gpa), len);
+        } else {
+            self.shadow.entry_written(guest, Gpa(gpa), len);
+        }
+        self.obey();
+    }
+
+    pub(crate) fn flush_page(&mut self, gva: Gva) {
+        let guest = Guest {
+            memory: &self.pinned,
+            map: &self.map,
+            context: &self.guest,
+        };
+        self.shadow.invlpg(guest, gva);
+        self.obey();
+    }
+
+    /// Exits to devices, which no design is spared.
+    pub(crate) fn device_exits(&self) -> u64 {
+        self.shadow.counters().exits_other
+    }
+}
+
 impl Machine for Shadowed<'_> {
     fn write_entry(&mut self, at: u64, entry: u64) -> Result<()> {
         let announced = self.announced;
@@ -143,7 +274,7 @@ impl Machine for Shadowed<'_> {
         self.memory.write_obj(entry, GuestAddress(at))?;
         let guest = Guest {
             memory: &self.pinned,
-            map: &Identity,
+            map: &self.map,
             context: &self.guest,
         };
         if announced {
@@ -167,7 +298,7 @@ impl Machine for Shadowed<'_> {
         self.guest.set_cr3(root << 12);
         let guest = Guest {
             memory: &self.pinned,
-            map: &Identity,
+            map: &self.map,
             context: &self.guest,
         };
         self.shadow.switch_root(guest, pcid, true);
@@ -178,7 +309,7 @@ impl Machine for Shadowed<'_> {
     fn invlpg(&mut self, gva: u64) -> Result<()> {
         let guest = Guest {
             memory: &self.pinned,
-            map: &Identity,
+            map: &self.map,
             context: &self.guest,
         };
         self.shadow.invlpg(guest, Gva(gva));
@@ -214,11 +345,14 @@ pub(crate) fn user(write: bool) -> Access {
 }
 
 /// Guest frames lie where the guest believes.
-struct Identity;
+#[derive(Clone, Copy)]
+struct Identity {
+    frames: u64,
+}
 
 impl MachineMap for Identity {
     fn block(&self, gpa: Gpa) -> Option<Block> {
-        (gpa.0 >> 12 < GUEST_FRAMES).then_some(Block {
+        (gpa.0 >> 12 < self.frames).then_some(Block {
             frame: Hpa(gpa.0 & !0xfff),
             large: true,
             writable: true,
@@ -230,7 +364,15 @@ impl MachineMap for Identity {
 pub(crate) struct Tables {
     words: Rc<Words>,
     root: Cell<(TableId, u16)>,
+    loaded: Cell<bool>,
     flushes: Vec<Flush>,
+}
+
+impl Tables {
+    /// No root has been loaded yet.
+    fn root_is_new(&self) -> bool {
+        !self.loaded.get()
+    }
 }
 
 impl ShadowSink for Tables {
@@ -241,6 +383,7 @@ impl ShadowSink for Tables {
 
     fn load_root(&mut self, root: TableId, tag: u16) {
         self.root.set((root, tag));
+        self.loaded.set(true);
     }
 
     fn flush(&mut self, scope: Flush) {

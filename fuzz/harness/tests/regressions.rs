@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 18] = [
+const TARGETS: [(&str, Target); 19] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -24,6 +24,7 @@ const TARGETS: [(&str, Target); 18] = [
     ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),
+    ("two_stages", fuzz_harness::two_stages),
 ];
 
 #[test]

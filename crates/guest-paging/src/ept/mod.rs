@@ -71,7 +71,7 @@ impl From<Translation> for Mapping {
     fn from(translation: Translation) -> Self {
         Self {
             address: translation.address,
-            size: translation.size,
+            inside_bits: translation.size as u8,
         }
     }
 }

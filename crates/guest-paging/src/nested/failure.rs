@@ -1,7 +1,7 @@
 //! Why a nested walk gave no translation, and in which dimension.
 
 use crate::x86::PageFault;
-use crate::{Gpa, Unbacked, WalkError, ept, npt, vtd};
+use crate::{Gpa, Unbacked, WalkError, arm, ept, npt, vtd};
 
 /// The fault of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -15,6 +15,9 @@ pub enum StageFault {
     /// Of VT-d's second stage.
     #[error("{0}")]
     Vtd(#[from] vtd::Fault),
+    /// Of Arm's stage 2.
+    #[error("{0}")]
+    Arm(#[from] arm::Fault),
     /// Of a trace: [`Traced`](super::Traced).
     #[error("{} at {gpa} meets a trace", super::traced::describe(*.access))]
     Traced {
@@ -42,6 +45,9 @@ pub enum Cause<E = Unbacked> {
     /// The guest's fault, in dimension 0.
     #[error("{0}")]
     PageFault(PageFault),
+    /// The fault of an Arm guest's stage 1, in dimension 0.
+    #[error("{0}")]
+    Arm(arm::Fault),
     /// A stage's fault.
     #[error("{0}")]
     Stage(StageFault),
@@ -61,8 +67,11 @@ pub enum Cause<E = Unbacked> {
 impl<E> Failure<E> {
     /// A table that cannot be reached is a failure below, and tells its own dimension.
     #[cold]
-    pub(super) fn of_guest_walk(error: WalkError<PageFault, Self>) -> Self {
-        Self::of_walk(0, error, Cause::PageFault)
+    pub(super) fn of_guest_walk<F>(error: WalkError<F, Self>) -> Self
+    where
+        Cause<E>: From<F>,
+    {
+        Self::of_walk(0, error, Cause::from)
     }
 
     #[cold]
@@ -85,6 +94,42 @@ impl<E> Failure<E> {
                 dimension,
                 cause: Cause::Contended,
             },
+        }
+    }
+}
+
+impl<E> From<PageFault> for Cause<E> {
+    fn from(fault: PageFault) -> Self {
+        Self::PageFault(fault)
+    }
+}
+
+impl<E> From<arm::Fault> for Cause<E> {
+    fn from(fault: arm::Fault) -> Self {
+        Self::Arm(fault)
+    }
+}
+
+/// Gives back a cause that is none of an x86 guest's.
+impl<E> TryFrom<Cause<E>> for PageFault {
+    type Error = Cause<E>;
+
+    fn try_from(cause: Cause<E>) -> Result<Self, Cause<E>> {
+        match cause {
+            Cause::PageFault(fault) => Ok(fault),
+            other => Err(other),
+        }
+    }
+}
+
+/// Gives back a cause that is none of an Arm guest's.
+impl<E> TryFrom<Cause<E>> for arm::Fault {
+    type Error = Cause<E>;
+
+    fn try_from(cause: Cause<E>) -> Result<Self, Cause<E>> {
+        match cause {
+            Cause::Arm(fault) => Ok(fault),
+            other => Err(other),
         }
     }
 }

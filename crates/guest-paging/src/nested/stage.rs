@@ -3,7 +3,7 @@
 use super::failure::{Cause, Failure, StageFault};
 use super::trace::InDimension;
 use crate::memory::{Exchange, Place, TableMemory};
-use crate::x86::{AccessKind, PageSize};
+use crate::x86::AccessKind;
 use crate::{Gpa, Observer, Paging, WalkError};
 
 /// One access to an address that a stage translates.
@@ -48,8 +48,8 @@ impl StageAccess {
 pub struct Mapping {
     /// The address of the byte in the space below.
     pub address: Gpa,
-    /// Size of the page that the leaf maps.
-    pub size: PageSize,
+    /// Address bits inside the page that the leaf maps.
+    pub inside_bits: u8,
 }
 
 /// What translates physical addresses in a stage: the structures of EPT, NPT or VT-d, as their
@@ -118,15 +118,52 @@ pub trait Layer: TableMemory<Error = Failure<Self::Bottom>> {
     /// Why the ground cannot be reached.
     type Bottom;
 
-    /// Stages from here down to the ground.
-    const STAGES: u8;
-
     /// Translates `input`, the address of the access proper, down to the ground.
     ///
     /// # Errors
     ///
     /// Returns the failure of the first dimension that does not translate.
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<Self::Bottom>>;
+
+    /// [`TableMemory::peek_u32`] for the stage above.
+    fn peek_u32_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u32>;
+
+    /// [`TableMemory::peek_u64`] for the stage above. A stage's is a call, or the code of a stack would
+    /// grow with each dimension as its references do.
+    fn peek_u64_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u64>;
+}
+
+/// A layer as the stage above peeks into it.
+struct Beneath<'l, L>(&'l L);
+
+impl<L: Layer> TableMemory for Beneath<'_, L> {
+    type Error = L::Error;
+
+    fn load_u32(&self, at: Gpa) -> Result<u32, Self::Error> {
+        self.0.load_u32(at)
+    }
+
+    fn load_u64(&self, at: Gpa) -> Result<u64, Self::Error> {
+        self.0.load_u64(at)
+    }
+
+    #[inline(always)]
+    fn peek_u32(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        self.0.peek_u32_beneath(place, table, offset)
+    }
+
+    #[inline(always)]
+    fn peek_u64(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        self.0.peek_u64_beneath(place, table, offset)
+    }
+
+    fn compare_exchange_u32(&self, at: Gpa, current: u32, new: u32) -> Exchange<u32, Self::Error> {
+        self.0.compare_exchange_u32(at, current, new)
+    }
+
+    fn compare_exchange_u64(&self, at: Gpa, current: u64, new: u64) -> Exchange<u64, Self::Error> {
+        self.0.compare_exchange_u64(at, current, new)
+    }
 }
 
 /// Memory that nothing translates.
@@ -158,11 +195,19 @@ impl<M: TableMemory> Ground<M> {
 impl<M: TableMemory> Layer for Ground<M> {
     type Bottom = M::Error;
 
-    const STAGES: u8 = 0;
-
     #[inline(always)]
     fn descend(&self, input: Gpa, _: StageAccess) -> Result<Gpa, Failure<M::Error>> {
         Ok(input)
+    }
+
+    #[inline(always)]
+    fn peek_u32_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        self.memory.peek_u32(place, table, offset)
+    }
+
+    #[inline(always)]
+    fn peek_u64_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        self.memory.peek_u64(place, table, offset)
     }
 }
 
@@ -201,11 +246,19 @@ impl<M: TableMemory> TableMemory for Ground<M> {
 impl<L: Layer + ?Sized> Layer for &L {
     type Bottom = L::Bottom;
 
-    const STAGES: u8 = L::STAGES;
-
     #[inline(always)]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<Self::Bottom>> {
         (**self).descend(input, access)
+    }
+
+    #[inline(always)]
+    fn peek_u32_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        (**self).peek_u32_beneath(place, table, offset)
+    }
+
+    #[inline(always)]
+    fn peek_u64_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        (**self).peek_u64_beneath(place, table, offset)
     }
 }
 
@@ -275,23 +328,24 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
     fn glance(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
         if self.observer.listens() {
             None
-        } else if L::STAGES == 0 && place == Place::First && self.marking {
+        } else if place == Place::First && self.marking {
             self.structures
-                .glance::<L, true>(&self.below, place, input, access)
+                .glance::<_, true>(&Beneath(&self.below), place, input, access)
         } else {
             self.glance_apart(place, input, access)
         }
     }
 
-    /// Whatever is not the usual case: the code would grow with each dimension as the references do.
+    /// Whatever is not the usual case.
     #[inline(never)]
     fn glance_apart(&self, place: Place, input: Gpa, access: StageAccess) -> Option<Gpa> {
+        let below = Beneath(&self.below);
         if self.marking {
             self.structures
-                .glance::<L, true>(&self.below, place, input, access)
+                .glance::<_, true>(&below, place, input, access)
         } else {
             self.structures
-                .glance::<L, false>(&self.below, place, input, access)
+                .glance::<_, false>(&below, place, input, access)
         }
     }
 
@@ -306,8 +360,6 @@ impl<'s, S: Structures, L: Layer, O: Observer + Copy> Stage<'s, S, L, O> {
 impl<S: Structures, L: Layer, O: Observer + Copy> Layer for Stage<'_, S, L, O> {
     type Bottom = L::Bottom;
 
-    const STAGES: u8 = L::STAGES + 1;
-
     #[inline]
     fn descend(&self, input: Gpa, access: StageAccess) -> Result<Gpa, Failure<L::Bottom>> {
         if let Some(address) = self.glance(Place::First, input, access) {
@@ -315,6 +367,16 @@ impl<S: Structures, L: Layer, O: Observer + Copy> Layer for Stage<'_, S, L, O> {
         }
         let mapping = self.translate(input, access)?;
         self.below.descend(mapping.address, access)
+    }
+
+    #[inline(never)]
+    fn peek_u32_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u32> {
+        self.peek_u32(place, table, offset)
+    }
+
+    #[inline(never)]
+    fn peek_u64_beneath(&self, place: Place, table: Gpa, offset: u64) -> Option<u64> {
+        self.peek_u64(place, table, offset)
     }
 }
 

@@ -205,6 +205,12 @@ impl Tlb {
         self.structures.forget(|cached| named(cached.tag));
     }
 
+    /// INVLPGA: as [`invlpg`](Self::invlpg), but for an ASID that is named and all its PCIDs (APM volume
+    /// 3, INVLPGA).
+    pub fn invlpga(&mut self, gva: Gva, asid: u16) {
+        self.invvpid(Invvpid::Address(asid, gva));
+    }
+
     /// INVEPT: forgets combined mappings. Linear ones stay.
     pub fn invept(&mut self, what: Invept) {
         let named = |tag: Tag| match what {

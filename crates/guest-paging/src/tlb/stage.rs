@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 
 use crate::nested::{Mapping, Purpose, StageAccess, StageFault, Structures};
-use crate::x86::PageSize;
 use crate::{Gpa, Observer, TableMemory, WalkError};
 
 /// A stage's structures with a direct-mapped cache of guest-physical mappings before them (SDM
@@ -24,7 +23,7 @@ struct Slot {
     page: u64,
     access: StageAccess,
     frame: Gpa,
-    size: PageSize,
+    inside_bits: u8,
 }
 
 impl<'s, S> StageCache<'s, S> {
@@ -85,7 +84,7 @@ impl<S: Structures> Structures for StageCache<'_, S> {
             self.hits.set(self.hits.get() + 1);
             return Ok(Mapping {
                 address: Gpa(slot.frame.0 | input.0 & 0xfff),
-                size: slot.size,
+                inside_bits: slot.inside_bits,
             });
         }
         self.walks.set(self.walks.get() + 1);
@@ -97,7 +96,7 @@ impl<S: Structures> Structures for StageCache<'_, S> {
                 page,
                 access,
                 frame: Gpa(mapping.address.0 & !0xfff),
-                size: mapping.size,
+                inside_bits: mapping.inside_bits,
             });
         }
         Ok(mapping)

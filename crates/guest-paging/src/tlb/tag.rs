@@ -30,7 +30,7 @@ pub enum Invpcid {
 /// INVVPID: what it invalidates, in every PCID (SDM 3C, 30.3 INVVPID).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Invvpid {
-    /// Type 0: an address in a VPID. INVLPGA of an AMD processor does the same for an ASID.
+    /// Type 0: an address in a VPID.
     Address(u16, Gva),
     /// Type 1: a VPID.
     SingleContext(u16),

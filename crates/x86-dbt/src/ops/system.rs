@@ -1,5 +1,7 @@
 //! Privileged instructions on control, debug and table registers, and CPUID, TSC and cache control.
 
+use guest_paging::Gva;
+
 use super::operand::Source;
 use super::selector::require_protected;
 use crate::alu::Width;
@@ -359,6 +361,7 @@ pub(crate) fn invlpg(cpu: &mut Cpu, _: &mut dyn Platform, op: &Op) -> Result {
     require_ring0(cpu)?;
     let linear = cpu.base[usize::from(op.segment)].wrapping_add(cpu.offset(op)) & cpu.linear_mask;
     cpu.tlb.flush_page(linear);
+    cpu.tell(|observer, context| observer.page_flushed(context, Gva(linear)));
     cpu.events |= EVENT_BREAK;
     Ok(())
 }
