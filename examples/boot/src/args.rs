@@ -19,6 +19,9 @@ pub(crate) struct Args {
     /// Firmware to start instead of a kernel, such as SeaBIOS; its debug console is shown.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline", "run", "write_initrd"])]
     pub(crate) firmware: Option<PathBuf>,
+    /// An option ROM that the firmware is to run, such as iPXE's for the network adapter.
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    pub(crate) option_rom: Option<PathBuf>,
     /// The image of a disk for the first ATA channel; what the guest writes is kept in memory only.
     #[arg(long, value_name = "FILE")]
     pub(crate) disk: Option<PathBuf>,

@@ -72,6 +72,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     let (ram, start) = payload.load(args.memory << 20, chipset, pci)?;
 
     let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
+    let firmware_files = firmware_files(args)?;
     let console = Console::new();
     let unix_seconds = if args.icount { YEAR_2000 } else { now() };
     let network = args.net.map(|net| NetworkConfig {
@@ -89,6 +90,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             ns_per_instruction: args.ns_per_instruction,
             test_device: args.test_device,
             disk: disk.clone(),
+            firmware_files: firmware_files.clone(),
             console,
             network,
         })
@@ -155,6 +157,28 @@ fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
     let initrd = initramfs::build(&busybox, args.run.as_deref(), &files.modules)?;
     std::fs::write(path, initrd).with_context(|| path.display().to_string())
+}
+
+/// What SeaBIOS is told: text goes to COM1, and which ROM to run.
+fn firmware_files(args: &Args) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let console = (
+        "etc/sercon-port".to_owned(),
+        machine::layout::COM1.to_le_bytes().to_vec(),
+    );
+    let rom = args.option_rom.as_deref().map(option_rom).transpose()?;
+    Ok(std::iter::once(console).chain(rom).collect())
+}
+
+/// The file as firmware looks for it (SeaBIOS, `docs/Runtime_config.md`: "genroms/").
+fn option_rom(path: &Path) -> anyhow::Result<(String, Vec<u8>)> {
+    let bytes = kernel::read_file(path)?;
+    if !bytes.starts_with(&[0x55, 0xaa]) {
+        bail!(
+            "{} is no option ROM: it does not begin with 55 aa",
+            path.display()
+        );
+    }
+    Ok(("genroms/option.rom".to_owned(), bytes))
 }
 
 fn adapter(net: Net) -> AdapterKind {

@@ -59,6 +59,8 @@ pub struct BoardConfig {
     pub test_device: bool,
     /// The bytes of a disk on the first ATA channel, if there is one.
     pub disk: Option<Vec<u8>>,
+    /// Files that firmware finds in `fw_cfg`, by name.
+    pub firmware_files: Vec<(String, Vec<u8>)>,
     /// Where the serial line writes to.
     pub console: Console,
     /// A network adapter, on chipset M1.
@@ -171,7 +173,7 @@ impl Board {
             debug_exit: DebugExit::default(),
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
-            fw_cfg: fw_cfg(config.ram),
+            fw_cfg: fw_cfg(config.ram, config.firmware_files),
             test_device: config.test_device.then(TestDevice::new),
             pci,
             disk: config.disk.map(Ata::new),
@@ -640,12 +642,17 @@ impl Clock for Board {
     }
 }
 
-/// What firmware is told: one processor, and how much RAM.
-fn fw_cfg(ram: u64) -> FwCfg {
+/// What firmware is told: one processor, how much RAM, and what the user has for it.
+fn fw_cfg(ram: u64, files: Vec<(String, Vec<u8>)>) -> FwCfg {
     let mut device = FwCfg::new();
     device.insert(FwCfg::RAM_SIZE, ram.to_le_bytes().to_vec());
     device.insert(FwCfg::PROCESSORS, 1u16.to_le_bytes().to_vec());
     device.insert(FwCfg::MAX_PROCESSORS, 1u16.to_le_bytes().to_vec());
+    for (name, bytes) in files {
+        device
+            .insert_file(&name, bytes)
+            .expect("the user's files are few and have short names");
+    }
     device
 }
 

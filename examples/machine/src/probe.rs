@@ -90,6 +90,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         ns_per_instruction: 1,
         test_device: false,
         disk: None,
+        firmware_files: Vec::new(),
         console: Box::new(std::io::sink()),
         network: None,
     });

@@ -49,6 +49,7 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         ns_per_instruction: 1,
         test_device: false,
         disk: None,
+        firmware_files: Vec::new(),
         network: None,
         console: Box::new(std::io::stderr()),
     });

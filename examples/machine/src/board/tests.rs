@@ -26,6 +26,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         ns_per_instruction: 10,
         test_device: false,
         disk: None,
+        firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
     });

@@ -49,6 +49,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         ns_per_instruction: 1,
         test_device: false,
         disk: None,
+        firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
     });
