@@ -1,5 +1,5 @@
-//! The paging structures of VT-d, which translate the addresses that devices use (VT-d specification 4.0,
-//! chapter 3). The second stage (3.7 and 9.10) has a format of its own; the first is that of 4-level and
+//! The paging structures of VT-d, which translate the addresses that devices use (VT-d specification 5.10,
+//! chapter 3). The second stage (3.7 and 9.8) has a format of its own; the first is that of 4-level and
 //! 5-level paging, and may lie over a second as a guest's tables over EPT.
 //!
 //! Root, context and PASID tables, which lead to these structures, are the IOMMU's.
@@ -239,9 +239,11 @@ impl<const FLAGS: bool> Format for SecondStage<FLAGS> {
     }
 }
 
-/// VT-d 9.10. Bits that are ignored are free; of a leaf bits 5:3 and 6 are a memory type, or ignored.
+/// VT-d tables 41 to 47. Bits that are ignored are free; of a leaf bits 5:3 and 6 are a memory type, or
+/// ignored. Bit 11 is a leaf's alone, and bit 62 (IW) only that of units with I/O rights of their own.
 fn reserved(capabilities: &Capabilities) -> [[u64; 2]; 8] {
-    let always = bits(capabilities.haw, 51);
+    let always = bits(capabilities.haw, 51) | IO_WRITE;
+    let table = always | SNOOP;
     let snoop = if capabilities.snoop_control { 0 } else { SNOOP };
     let page = |supported, address| {
         if supported {
@@ -251,10 +253,10 @@ fn reserved(capabilities: &Capabilities) -> [[u64; 2]; 8] {
         }
     };
     let mut reserved = [[0; 2]; 8];
-    reserved[5] = [always, PAGE];
-    reserved[4] = [always, PAGE];
-    reserved[3] = [always, page(capabilities.gib_pages, bits(12, 29))];
-    reserved[2] = [always, page(capabilities.mib_pages, bits(12, 20))];
+    reserved[5] = [table, PAGE];
+    reserved[4] = [table, PAGE];
+    reserved[3] = [table, page(capabilities.gib_pages, bits(12, 29))];
+    reserved[2] = [table, page(capabilities.mib_pages, bits(12, 20))];
     reserved[1] = [always | snoop; 2];
     reserved
 }
@@ -264,3 +266,4 @@ const WRITE: u64 = 1 << 1;
 const ACCESSED: u64 = 1 << 8;
 const DIRTY: u64 = 1 << 9;
 const SNOOP: u64 = 1 << 11;
+const IO_WRITE: u64 = 1 << 62;

@@ -250,8 +250,6 @@ fn vtd_stages(flags: bool) -> (guest_paging::x86::Context, vtd::Context) {
         table: 0,
         five_levels: false,
         write_protect: true,
-        no_execute: true,
-        smep: false,
         haw: 48,
         gib_pages: true,
     };

@@ -29,7 +29,7 @@ enum Outcome {
     Absent,
 }
 
-/// The walk in the order of VT-d 3.7.1, entry by entry, with the flags that it sets.
+/// The walk in the order of VT-d 3.7.1 with the entries of 9.8, entry by entry, with the flags that it sets.
 fn model(
     words: &mut [u64],
     capabilities: &Capabilities,
@@ -53,8 +53,8 @@ fn model(
             return denied;
         }
         let leaf = level == 1 || entry >> 7 & 1 == 1;
-        let mut must_be_zero = (1 << 52) - (1 << capabilities.haw);
-        if leaf && !capabilities.snoop_control {
+        let mut must_be_zero = ((1 << 52) - (1 << capabilities.haw)) | (1 << 62);
+        if !leaf || !capabilities.snoop_control {
             must_be_zero |= 1 << 11;
         }
         if leaf && level > 1 {

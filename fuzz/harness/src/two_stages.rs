@@ -103,8 +103,6 @@ fn first_stage(input: &mut Unstructured<'_>) -> Result<x86::Context> {
         table: near(input)?,
         five_levels: input.arbitrary()?,
         write_protect: input.arbitrary()?,
-        no_execute: input.arbitrary()?,
-        smep: input.arbitrary()?,
         haw: input.int_in_range(32..=52)?,
         gib_pages: input.arbitrary()?,
     };

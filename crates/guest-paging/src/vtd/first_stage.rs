@@ -1,6 +1,6 @@
-//! The first stage of VT-d: the structures of 4-level and 5-level paging, for requests with a PASID.
+//! The first stage of VT-d: the structures of 4-level and 5-level paging (VT-d 9.7).
 
-use crate::x86::spec::{ADDRESS, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_SMEP, EFER_LMA, EFER_NXE};
+use crate::x86::spec::{ADDRESS, CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, EFER_LMA, EFER_NXE};
 use crate::x86::{Context, Processor, Registers, Vendor};
 
 /// What a scalable-mode PASID entry and the unit's registers say of a first stage.
@@ -12,10 +12,6 @@ pub struct FirstStage {
     pub five_levels: bool,
     /// WPE: R/W binds privileged requests too.
     pub write_protect: bool,
-    /// NXE: bit 63 of an entry denies execution; else it is reserved.
-    pub no_execute: bool,
-    /// SMEP: privileged requests execute no user pages.
-    pub smep: bool,
     /// Host address width: bits of a physical address, 32 to 52.
     pub haw: u8,
     /// 1 GiB pages: CAP.FS1GP.
@@ -25,7 +21,8 @@ pub struct FirstStage {
 impl FirstStage {
     /// The context with which [`x86::walk`](crate::x86::walk) translates the unit's requests: one
     /// without privilege is a user access. Over a second stage,
-    /// [`nested::walk`](crate::nested::walk) does.
+    /// [`nested::walk`](crate::nested::walk) does. Ask for reads and writes alone: units block requests to
+    /// execute, and ignore bit 63.
     ///
     /// # Panics
     ///
@@ -41,8 +38,9 @@ impl FirstStage {
         let registers = Registers {
             cr0: CR0_PG | set(self.write_protect, CR0_WP),
             cr3: self.table & ADDRESS,
-            cr4: CR4_PAE | set(self.five_levels, CR4_LA57) | set(self.smep, CR4_SMEP),
-            efer: EFER_LMA | set(self.no_execute, EFER_NXE),
+            cr4: CR4_PAE | set(self.five_levels, CR4_LA57),
+            // With NXE bit 63 is not reserved, and data accesses do not heed it.
+            efer: EFER_LMA | EFER_NXE,
             ..Registers::default()
         };
         Context::new(&processor, &registers)
