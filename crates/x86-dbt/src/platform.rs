@@ -17,6 +17,12 @@ pub trait Mmio {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]);
     /// Writes `data` at `gpa`; an absent device ignores it.
     fn mmio_write(&mut self, gpa: u64, data: &[u8]);
+    /// Takes a stretch of RAM that devices have written (first address, length), so that code decoded from there is
+    /// decoded again; `None` when there is no other. Asked until then after each access to a device, and when
+    /// interrupts are looked for.
+    fn take_written(&mut self) -> Option<(u64, u64)> {
+        None
+    }
 }
 
 /// The processor's INTR and NMI pins and what a local APIC answers for.

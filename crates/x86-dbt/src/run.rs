@@ -94,6 +94,9 @@ impl Cpu {
         }
         if self.events & EVENT_POLL != 0 {
             p.set_retired(self.ticks);
+            while let Some((gpa, len)) = p.take_written() {
+                self.code_written(gpa, len);
+            }
             self.deadline = p.deadline().min(self.limit);
             if self.events & EVENT_SHADOW == 0 {
                 self.events &= !EVENT_POLL;

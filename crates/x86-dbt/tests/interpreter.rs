@@ -131,3 +131,29 @@ fn what_is_decoded_does_not_show_in_the_count_of_a_rep() {
     // CALL and RET, against a NOP.
     assert_eq!(retired(true), retired(false) + 1);
 }
+
+#[test]
+fn code_that_a_device_has_written_is_decoded_again() {
+    let mut guest = Guest::long_mode(|a| {
+        let mut again = a.create_label();
+        a.mov(ecx, 40).unwrap();
+        a.set_label(&mut again).unwrap();
+        a.call(0x3000).unwrap();
+        a.dec(ecx).unwrap();
+        a.jnz(again).unwrap();
+        a.hlt().unwrap();
+    });
+    let mut once = |code: &[u8]| {
+        guest.load(0x3000, code);
+        guest.bare.written.push((0x3000, 4));
+        let mut state = guest.cpu.state();
+        state.registers.rip = CODE;
+        state.halted = false;
+        guest.cpu.set_state(&state);
+        guest.run();
+        guest.gpr(0)
+    };
+    // mov al, 1; ret. Then mov al, 2; ret, after the first was translated.
+    assert_eq!(once(&[0xb0, 1, 0xc3]), 1);
+    assert_eq!(once(&[0xb0, 2, 0xc3]), 2);
+}

@@ -3,6 +3,7 @@
 
 mod clock;
 mod com1;
+mod dma;
 mod interrupts;
 mod network;
 mod ports;
@@ -550,6 +551,10 @@ impl Mmio for Board {
         self.interrupts.read(window, offset, data);
         // A read may raise an error interrupt, and bringing the timer to now may raise its own.
         self.settle();
+    }
+
+    fn take_written(&mut self) -> Option<(u64, u64)> {
+        self.network.as_ref()?.take_written()
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {

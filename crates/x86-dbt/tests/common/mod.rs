@@ -24,6 +24,8 @@ pub(crate) struct Bare {
     pub mmio: Vec<(u64, u64)>,
     pub vector: Option<u8>,
     pub nmi: bool,
+    /// RAM that a device has written.
+    pub written: Vec<(u64, u64)>,
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -48,6 +50,9 @@ impl Mmio for Bare {
     }
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         self.mmio.push((gpa, number(data)));
+    }
+    fn take_written(&mut self) -> Option<(u64, u64)> {
+        self.written.pop()
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use e1000::{Compat, E1000, E1000Config};
 use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin};
 use virtio_net::NetFeatures;
 
+use super::dma::{Dma, Written};
 use super::virtio_pci::VirtioPci;
 use crate::kernel::Ram;
 use crate::layout::{NETWORK_IRQ, NETWORK_MEMORY, NETWORK_PORTS, NETWORK_SLOT};
@@ -66,7 +67,7 @@ pub enum Adapter {
 
 pub(super) struct Network {
     adapter: Adapter,
-    ram: Arc<Ram>,
+    memory: Rc<Dma>,
     wire: Box<dyn Wire>,
     service_ns: u64,
     service_at: Option<u64>,
@@ -77,7 +78,7 @@ pub(super) struct Network {
 impl Network {
     /// Puts the function on the bus, as firmware leaves it, and answers what is behind it.
     pub(super) fn new(config: NetworkConfig, bus: &mut Bus<ConfigSpace>) -> Self {
-        let ram = Arc::new(config.ram);
+        let memory = Rc::new(Dma::new(config.ram.clone()));
         let (adapter, function) = match config.adapter {
             AdapterKind::E1000 => {
                 let compat = Compat::Datasheet;
@@ -86,7 +87,7 @@ impl Network {
                 (Adapter::E1000(nic), e1000_function())
             }
             AdapterKind::Virtio(features) => {
-                let device = VirtioPci::new(config.mac, features, Arc::clone(&ram));
+                let device = VirtioPci::new(config.mac, features, config.ram, Rc::clone(&memory));
                 (Adapter::Virtio(Box::new(device)), VirtioPci::function())
             }
         };
@@ -94,7 +95,7 @@ impl Network {
             .expect("the slot is free on a new board");
         Self {
             adapter,
-            ram,
+            memory,
             wire: config.wire,
             service_ns: config.service_ns,
             service_at: None,
@@ -104,6 +105,11 @@ impl Network {
 
     pub(super) fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// A stretch of memory that the adapter has written since it was last taken.
+    pub(super) fn take_written(&self) -> Option<Written> {
+        self.memory.take_written()
     }
 
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
@@ -202,7 +208,7 @@ impl Network {
         let wire = &mut self.wire;
         let mut send = |frame: &[u8]| wire.send(frame, now);
         match &mut self.adapter {
-            Adapter::E1000(nic) => nic.process(&*self.ram, &mut send),
+            Adapter::E1000(nic) => nic.process(&*self.memory, &mut send),
             Adapter::Virtio(device) => device.process(&mut send),
         }
         // What was queued meanwhile is served after another delay.
@@ -222,7 +228,7 @@ impl Network {
             let taken = match &mut self.adapter {
                 Adapter::E1000(nic) => {
                     let fits = nic.can_receive(frame.len().max(60));
-                    fits.then(|| nic.receive(&*self.ram, frame)).is_some()
+                    fits.then(|| nic.receive(&*self.memory, frame)).is_some()
                 }
                 Adapter::Virtio(device) => device.receive(frame),
             };

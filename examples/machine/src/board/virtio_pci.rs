@@ -3,12 +3,14 @@
 //! One memory window holds the four structures. Interrupts are INTA# by way of the ISR register.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use pci_config::{BarKind, ConfigSpace, Header};
 use virtio_net::{NetFeatures, RxOutcome, VirtioNet};
 use virtqueue::{Config, HostRing, Layout, Notify, QueueSet};
 
+use super::dma::Dma;
 use crate::kernel::Ram;
 
 type Rings = HostRing<Arc<Ram>>;
@@ -30,6 +32,7 @@ pub struct VirtioExits {
 pub struct VirtioPci {
     net: VirtioNet,
     ram: Arc<Ram>,
+    memory: Rc<Dma>,
     queues: QueueSet<Rings>,
     programmed: [Programmed; QUEUES],
     queue_select: u16,
@@ -53,10 +56,11 @@ struct Programmed {
 }
 
 impl VirtioPci {
-    pub(super) fn new(mac: [u8; 6], offered: NetFeatures, ram: Arc<Ram>) -> Self {
+    pub(super) fn new(mac: [u8; 6], offered: NetFeatures, ram: Ram, memory: Rc<Dma>) -> Self {
         Self {
             net: VirtioNet::new(mac, offered),
-            ram,
+            ram: Arc::new(ram),
+            memory,
             queues: QueueSet::new(VirtioNet::QUEUES),
             programmed: [Programmed::RESET; QUEUES],
             queue_select: 0,
@@ -193,14 +197,17 @@ impl VirtioPci {
     pub(super) fn process(&mut self, send: &mut dyn FnMut(&[u8])) {
         self.kicked = 0;
         let Self {
-            net, ram, queues, ..
+            net,
+            memory,
+            queues,
+            ..
         } = self;
         let sent = queues
             .running(TRANSMIT)
-            .map(|queue| net.transmit(queue, &**ram, send).ok());
+            .map(|queue| net.transmit(queue, &**memory, send).ok());
         let controlled = queues
             .running(CONTROL)
-            .map(|queue| net.control(queue, &**ram).ok());
+            .map(|queue| net.control(queue, &**memory).ok());
         for notify in [sent, controlled].into_iter().flatten() {
             self.after(notify);
         }
@@ -209,12 +216,15 @@ impl VirtioPci {
     /// Whether the frame is gone: delivered or dropped. If not, the driver kicks when it has buffers.
     pub(super) fn receive(&mut self, frame: &[u8]) -> bool {
         let Self {
-            net, ram, queues, ..
+            net,
+            memory,
+            queues,
+            ..
         } = self;
         let Some(queue) = queues.running(RECEIVE) else {
             return true;
         };
-        match net.receive(queue, &**ram, frame) {
+        match net.receive(queue, &**memory, frame) {
             Ok(outcome) => outcome != RxOutcome::NoBuffers,
             Err(_) => {
                 self.after(None);

@@ -7,8 +7,9 @@ use crate::kernel::allocate_ram;
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 
 fn device() -> VirtioPci {
-    let ram = Arc::new(allocate_ram(1 << 20).unwrap());
-    VirtioPci::new(MAC, NetFeatures::ALL, ram)
+    let ram = allocate_ram(1 << 20).unwrap();
+    let memory = Rc::new(Dma::new(ram.clone()));
+    VirtioPci::new(MAC, NetFeatures::ALL, ram, memory)
 }
 
 fn set(device: &mut VirtioPci, offset: u64, value: u32, length: usize) {
