@@ -7,7 +7,7 @@ use common::{BUFFERS, MEMORY, config, device, driver, indirect_driver, memory, s
 use proptest::prelude::*;
 use virtio_queue::{Queue, QueueT};
 use virtqueue::vm_memory::{GuestAddress, GuestMemoryMmap};
-use virtqueue::{DriverQueue, GuestRing, HostRing, Layout, RingFeatures, Segment};
+use virtqueue::{DriverQueue, GuestRing, Layout, RingFeatures, Segment};
 
 const SIZE: u16 = 16;
 
@@ -121,7 +121,7 @@ fn a_queue_moves_between_the_crates() {
 
         let state = QueueState::from(&theirs.state());
         let mut ours = state
-            .restore(|config| HostRing::new(config, &memory))
+            .restore(|config| virtqueue::HostRing::new(config, &memory))
             .unwrap();
         let id = driver.add(&[segment(BUFFERS + round, 2)], &[]).unwrap();
         let _ = driver.publish().unwrap();
