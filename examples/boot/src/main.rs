@@ -2,9 +2,7 @@
 
 mod args;
 mod console;
-mod debian;
 mod embedded;
-mod initramfs;
 mod report;
 mod session;
 
@@ -13,16 +11,16 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use boot::{Flavour, debian, initramfs};
 use clap::Parser;
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
-    AdapterKind, Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice,
-    KvmEngine, Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork, acpi_tables,
+    Board, BoardConfig, Chipset, Controllers, DbtEngine, Engine, EngineChoice, KvmEngine, Lockstep,
+    NetworkConfig, PciRoot, StartState, UserNetwork, acpi_tables,
 };
-use virtio_net::NetFeatures;
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, EngineArg, Flavour, MachineArg, Net};
+use args::{Args, Check, EngineArg, MachineArg};
 use console::Console;
 use session::Session;
 
@@ -96,7 +94,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     let console = Console::new();
     let unix_seconds = now();
     let network = args.net.map(|net| NetworkConfig {
-        adapter: adapter(net),
+        adapter: net.adapter(),
         mac: MAC,
         ram: ram.clone(),
         wire: Box::new(UserNetwork::new()),
@@ -234,16 +232,6 @@ fn embedded_guest(args: &Args) -> Payload {
 fn default_command_line(args: &Args) -> String {
     let verbosity = if args.verbose { "" } else { " quiet" };
     format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1")
-}
-
-fn adapter(net: Net) -> AdapterKind {
-    let split = NetFeatures::ALL.without(NetFeatures::RING_PACKED);
-    match net {
-        Net::E1000 => AdapterKind::E1000,
-        Net::Virtio => AdapterKind::Virtio(split),
-        Net::VirtioFlags => AdapterKind::Virtio(split.without(NetFeatures::EVENT_IDX)),
-        Net::VirtioPacked => AdapterKind::Virtio(NetFeatures::ALL),
-    }
 }
 
 fn choice(engine: EngineArg) -> EngineChoice {
