@@ -220,6 +220,9 @@ impl E1000 {
         let Some(&destination) = frame.first_chunk::<6>() else {
             return false;
         };
+        if self.compat == Compat::Qemu && self.multicast_is_wanted(destination) {
+            return true;
+        }
         if destination == BROADCAST {
             return control & (RCTL_BAM | RCTL_MPE) != 0 || self.is_own(destination);
         }
