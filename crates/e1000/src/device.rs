@@ -18,6 +18,8 @@ use crate::transmit::TransmitState;
 /// | `STATUS`, `LEDCTL` after reset | 0x783, 0x07068302 | 0x80080783, 0x602 |
 /// | frames under 60 bytes | padded with `TCTL.PSP`, else dropped | sent as they are |
 /// | segmentation of a multiple of the MSS | that many segments | one more, of headers alone |
+/// | longest frame received, with check sequence | 1522, 16384 with `RCTL.LPE` | 4 bytes more |
+/// | the multicast table takes | multicasts | any frame whose address hashes to a set bit |
 /// | segmentation with no headers | dropped | sent |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]

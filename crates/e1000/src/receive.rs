@@ -2,7 +2,7 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
-use crate::device::E1000;
+use crate::device::{Compat, E1000};
 use crate::interrupts::Direction;
 use crate::registers::*;
 use crate::segment::ADDRESSES;
@@ -54,11 +54,14 @@ impl E1000 {
         }
         self.count_seen(frame.len());
         let tagged = self.is_tagged(frame);
-        let longest = if self.register(RCTL) & RCTL_LPE != 0 {
+        let mut longest = if self.register(RCTL) & RCTL_LPE != 0 {
             JUMBO_MAX
         } else {
             FRAME_MAX
         };
+        if self.compat == Compat::Qemu {
+            longest += CHECK_SEQUENCE;
+        }
         if frame.len() > longest {
             self.count(ROC);
             return RxOutcome::BadLength;
@@ -70,14 +73,15 @@ impl E1000 {
         let mut bytes = std::mem::take(&mut self.received);
         bytes.clear();
         bytes.extend_from_slice(frame);
+        // The sender pads to what the wire carries, a tag included.
+        if bytes.len() < FRAME_MIN {
+            bytes.resize(FRAME_MIN, 0);
+        }
         let tag = strips.then(|| {
             let tag = u16::from_be_bytes([frame[ADDRESSES + 2], frame[ADDRESSES + 3]]);
             bytes.drain(ADDRESSES..ADDRESSES + 4);
             tag
         });
-        if bytes.len() < FRAME_MIN {
-            bytes.resize(FRAME_MIN, 0);
-        }
         // The check sequence is there in length; its bytes are zero.
         bytes.resize(bytes.len() + self.check_sequence(), 0);
         let outcome = self.deliver(memory, &bytes, tag);
@@ -165,7 +169,7 @@ impl E1000 {
         if self.register(RCTL) & RCTL_SECRC != 0 {
             0
         } else {
-            4
+            CHECK_SEQUENCE
         }
     }
 
@@ -216,6 +220,9 @@ impl E1000 {
         let Some(&destination) = frame.first_chunk::<6>() else {
             return false;
         };
+        if self.compat == Compat::Qemu && self.multicast_is_wanted(destination) {
+            return true;
+        }
         if destination == BROADCAST {
             return control & (RCTL_BAM | RCTL_MPE) != 0 || self.is_own(destination);
         }
@@ -266,6 +273,8 @@ impl E1000 {
     }
 }
 
+/// Bytes of a frame's check sequence.
+const CHECK_SEQUENCE: usize = 4;
 const BROADCAST: [u8; 6] = [0xff; 6];
 const TAG_CFI: u16 = 1 << 12;
 // The status byte of a receive descriptor: 3.2.3.1.

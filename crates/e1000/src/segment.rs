@@ -103,7 +103,11 @@ fn put_checksum(frame: &mut [u8], start: u8, offset: u8, end: u16) {
     let Some(covered) = frame.get(usize::from(start)..end) else {
         return;
     };
-    let sum = !sum(covered);
+    // Zero means "no checksum" in UDP (RFC 768); elsewhere the two are the same.
+    let sum = match !sum(covered) {
+        0 => 0xffff,
+        sum => sum,
+    };
     put_u16(frame, usize::from(offset), sum);
 }
 
@@ -178,6 +182,21 @@ mod tests {
         );
         assert_eq!(sum(&[0x01]), 0x0100);
         assert_eq!(sum(&[0xff; 65536]), 0xffff);
+    }
+
+    #[test]
+    fn a_checksum_is_never_zero() {
+        let context = Context {
+            transport_offset: 0,
+            ..Context::default()
+        };
+        let mut frame = [0xff, 0xff, 0, 0];
+        let insert = Insert {
+            ip: false,
+            transport: true,
+        };
+        context.insert_checksums(insert, &mut frame);
+        assert_eq!(frame[..2], [0xff, 0xff]);
     }
 
     #[test]

@@ -116,7 +116,6 @@ impl E1000 {
         let context = descriptor.context();
         if descriptor.has(CMD_TSE) {
             self.transmitter.segmentation = context;
-            self.count(TSCTC);
         } else {
             self.transmitter.checksum = context;
         }
@@ -202,6 +201,7 @@ impl E1000 {
             self.errors.bad_segmentation += 1;
             return;
         }
+        self.count(TSCTC);
         let (headers, payload) = packet.split_at(header);
         // QEMU sends the headers alone once more after a payload that segments divide evenly.
         let one_more = qemu && payload.len().is_multiple_of(segment) && !payload.is_empty();

@@ -202,6 +202,18 @@ fn short_frames_are_padded() {
     assert_eq!((length, &bytes[42..]), (60, &[0; 18][..]));
 }
 
+/// On the wire it was 60 bytes with its tag.
+#[test]
+fn a_short_tagged_frame_is_padded_before_its_tag_goes() {
+    let mut machine = Machine::new(Compat::Datasheet);
+    let control = machine.get(CTRL);
+    machine.set(CTRL, control | CTRL_VME);
+    let mut tagged = frame(42);
+    tagged.splice(12..12, [0x81, 0x00, 0x20, 100]);
+    machine.receive(&tagged);
+    assert_eq!(machine.received(0).0, 56);
+}
+
 #[test]
 fn a_frame_may_fill_several_buffers() {
     let mut machine = Machine::new(Compat::Datasheet);

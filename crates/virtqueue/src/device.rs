@@ -214,7 +214,8 @@ impl<R: Ring> DeviceQueue<R> {
     /// bytes that `device` answers; how many chains there were. Costs less than the same one by
     /// one.
     ///
-    /// For devices that are done with a chain before they look at the next.
+    /// For devices that are done with a chain before they look at the next. Chains that come while it
+    /// works are left to [`enable_kicks`](Self::enable_kicks) to find, or to the next call.
     ///
     /// # Errors
     ///

@@ -206,26 +206,17 @@ impl<R: Ring> SplitDevice<R> {
         limit: u16,
         mut device: impl FnMut(&Chain) -> u32,
     ) -> Result<u16, QueueError> {
-        let mut total = 0;
-        while total < limit && (self.next_avail != self.seen_avail || self.look()? > 0) {
-            let pending = self
-                .seen_avail
-                .value()
-                .wrapping_sub(self.next_avail.value());
-            let count = pending.min(limit - total);
-            // Chains that were popped one by one may be out: their heads must not come again. With
-            // VIRTIO_F_IN_ORDER elements are held back.
-            let in_step = self.next_avail == self.next_used && !self.features.in_order;
-            let (served, result) = if in_step {
-                self.serve_in_step(chain, count, &mut device)
-            } else {
-                self.serve_one_by_one(chain, count, &mut device)
-            };
-            total += served;
-            self.counts.chains += u64::from(served);
-            result?;
-        }
-        Ok(total)
+        let count = self.look()?.min(limit);
+        // Chains that were popped one by one may be out: their heads must not come again. With
+        // VIRTIO_F_IN_ORDER elements are held back.
+        let in_step = self.next_avail == self.next_used && !self.features.in_order;
+        let (served, result) = if in_step {
+            self.serve_in_step(chain, count, &mut device)
+        } else {
+            self.serve_one_by_one(chain, count, &mut device)
+        };
+        self.counts.chains += u64::from(served);
+        result.map(|()| served)
     }
 
     /// The case of a device that has no chain out: positions go together, and no head can be in

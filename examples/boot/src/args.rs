@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use boot::{Flavour, Net};
 use clap::{Parser, ValueEnum};
 
 /// Boots an unmodified Linux on a PC made of this workspace's crates.
@@ -86,19 +87,6 @@ pub(crate) struct Args {
     pub(crate) ns_per_instruction: u64,
 }
 
-/// Network adapters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Net {
-    /// Intel's 82540EM; its driver comes with Debian's full kernel.
-    E1000,
-    /// A virtio device with split queues and `EVENT_IDX`.
-    Virtio,
-    /// A virtio device whose notifications are held back by flags alone.
-    VirtioFlags,
-    /// A virtio device with packed queues.
-    VirtioPacked,
-}
-
 /// What can be checked while the guest runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Check {
@@ -118,17 +106,6 @@ fn threshold(text: &str) -> Result<Threshold, String> {
         .parse()
         .map_err(|_| "a number, or \"never\"".to_owned())?;
     Ok(Threshold(Some(number)))
-}
-
-/// The guests that need no file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Flavour {
-    /// Debian's kernel for clouds, linux-image-cloud-amd64.
-    Cloud,
-    /// Debian's full kernel, linux-image-amd64.
-    Full,
-    /// A small program without an operating system.
-    Embedded,
 }
 
 /// The engines by their option values.

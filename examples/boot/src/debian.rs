@@ -7,19 +7,25 @@ use std::process::Command;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use sha2::{Digest, Sha256};
 
-use crate::args::{Flavour, Net};
+use crate::{Flavour, Net};
 
 /// What a boot needs.
 #[derive(Debug)]
-pub(crate) struct Files {
-    pub(crate) kernel: PathBuf,
-    pub(crate) busybox: PathBuf,
+pub struct Files {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The busybox program.
+    pub busybox: PathBuf,
     /// Modules for the adapter, in the order in which they go in.
-    pub(crate) modules: Vec<PathBuf>,
+    pub modules: Vec<PathBuf>,
 }
 
 /// Downloads the packages unless they are there, checks them against the package index, and unpacks them.
-pub(crate) fn obtain(flavour: Flavour, net: Option<Net>) -> Result<Files> {
+///
+/// # Errors
+///
+/// Without apt, network or room, and when a package is not what the index says.
+pub fn obtain(flavour: Flavour, net: Option<Net>) -> Result<Files> {
     let apt = Apt::new(cache_directory()?);
     let kernel = apt.kernel_package(flavour)?;
     let kernel_files = apt.unpacked(&kernel)?;

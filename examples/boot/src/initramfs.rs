@@ -7,15 +7,15 @@ use std::path::PathBuf;
 use cpio::newc;
 
 /// What the guest prints when user space is up; the session takes the time then.
-pub(crate) const READY: &str = "softmetal: user space is up";
+pub const READY: &str = "softmetal: user space is up";
 
 /// Builds the archive. With `commands` the guest runs them and powers off, else it offers a shell. With
 /// `modules` it loads them in this order and asks for an address.
-pub(crate) fn build(
-    busybox: &[u8],
-    commands: Option<&str>,
-    modules: &[PathBuf],
-) -> io::Result<Vec<u8>> {
+///
+/// # Errors
+///
+/// When a module cannot be read.
+pub fn build(busybox: &[u8], commands: Option<&str>, modules: &[PathBuf]) -> io::Result<Vec<u8>> {
     let mut archive = Archive {
         bytes: Vec::new(),
         inode: 0,

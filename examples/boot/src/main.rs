@@ -2,9 +2,7 @@
 
 mod args;
 mod console;
-mod debian;
 mod embedded;
-mod initramfs;
 mod payload;
 mod report;
 mod session;
@@ -14,16 +12,16 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use boot::{debian, initramfs};
 use clap::Parser;
 use machine::kernel;
 use machine::{
-    AdapterKind, Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine,
-    EngineChoice, KvmEngine, Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork,
+    Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
+    Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork,
 };
-use virtio_net::NetFeatures;
 use vm_memory::GuestMemoryMmap;
 
-use args::{Args, Check, CpuArg, EngineArg, MachineArg, Net};
+use args::{Args, Check, CpuArg, EngineArg, MachineArg};
 use console::Console;
 use payload::Payload;
 use session::Session;
@@ -76,7 +74,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     let console = Console::new();
     let unix_seconds = if args.icount { YEAR_2000 } else { now() };
     let network = args.net.map(|net| NetworkConfig {
-        adapter: adapter(net),
+        adapter: net.adapter(),
         mac: MAC,
         ram: ram.clone(),
         wire: Box::new(UserNetwork::new()),
@@ -179,16 +177,6 @@ fn option_rom(path: &Path) -> anyhow::Result<(String, Vec<u8>)> {
         );
     }
     Ok(("genroms/option.rom".to_owned(), bytes))
-}
-
-fn adapter(net: Net) -> AdapterKind {
-    let split = NetFeatures::ALL.without(NetFeatures::RING_PACKED);
-    match net {
-        Net::E1000 => AdapterKind::E1000,
-        Net::Virtio => AdapterKind::Virtio(split),
-        Net::VirtioFlags => AdapterKind::Virtio(split.without(NetFeatures::EVENT_IDX)),
-        Net::VirtioPacked => AdapterKind::Virtio(NetFeatures::ALL),
-    }
 }
 
 fn choice(engine: EngineArg) -> EngineChoice {

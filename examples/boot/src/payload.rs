@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use boot::{Flavour, debian, initramfs};
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{Chipset, PciRoot, StartState, acpi_tables};
 
-use crate::args::{Args, Flavour};
-use crate::{debian, embedded, initramfs};
+use crate::args::Args;
+use crate::embedded;
 
 /// A guest before it is loaded.
 #[derive(Debug)]

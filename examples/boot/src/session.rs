@@ -9,9 +9,9 @@ use machine::{Board, Engine, Outcome, Stop};
 
 use crate::args::Args;
 use crate::console::{Console, Keyboard, Typed};
-use crate::initramfs::READY;
 use crate::report::Report;
 use crate::{embedded, report};
+use boot::initramfs::READY;
 
 /// A loaded machine.
 #[derive(Debug)]
