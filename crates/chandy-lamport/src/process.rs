@@ -175,7 +175,10 @@ impl<M: Clone> Process<M> {
         if self.known(id) {
             return Ok(());
         }
-        if self.options.protocol.aligns() && self.awaits_barriers() {
+        if self.options.protocol == Protocol::LaiYang && id < self.colour {
+            // Messages from after a later cut have been received: this one would not be consistent.
+            self.decline(id);
+        } else if self.options.protocol.aligns() && self.awaits_barriers() {
             // Where all inputs end without a barrier, the cut is made at the last end.
             self.open(id);
         } else {

@@ -10,9 +10,6 @@ use crate::body::{Captured, Emitter, Place, Restored};
 use crate::push::Push;
 use crate::{Record, TaskError, Time};
 
-/// What tells a record's key.
-pub(crate) type KeyOf<T, K> = Arc<dyn Fn(&T) -> K + Send + Sync>;
-
 /// Keyed state and the numbers of its snapshots.
 pub(crate) struct Backed<K, V> {
     pub(crate) state: Keyed<K, V>,
@@ -53,16 +50,17 @@ where
 }
 
 /// Changes the state of a record's key, and emits what comes of it.
-pub(crate) struct Stateful<K, V, T, U, I, F> {
-    pub(crate) key: KeyOf<T, K>,
+pub(crate) struct Stateful<G, K, V, U, I, F> {
+    pub(crate) key: G,
     pub(crate) backed: Backed<K, V>,
     pub(crate) first: I,
     pub(crate) change: F,
     pub(crate) next: Box<dyn Push<U>>,
 }
 
-impl<K, V, T, U, I, F> Push<T> for Stateful<K, V, T, U, I, F>
+impl<G, K, V, T, U, I, F> Push<T> for Stateful<G, K, V, U, I, F>
 where
+    G: Fn(&T) -> K + Send,
     K: Record + Hash + Eq + std::fmt::Debug,
     V: Record + std::fmt::Debug,
     T: Record,
@@ -109,8 +107,8 @@ where
 }
 
 /// As [`Stateful`], where records may go round again.
-pub(crate) struct Looped<K, V, T, U, I, F> {
-    pub(crate) key: KeyOf<T, K>,
+pub(crate) struct Looped<G, K, V, T, U, I, F> {
+    pub(crate) key: G,
     pub(crate) backed: Backed<K, V>,
     pub(crate) first: I,
     pub(crate) change: F,
@@ -118,8 +116,9 @@ pub(crate) struct Looped<K, V, T, U, I, F> {
     pub(crate) next: Box<dyn Push<U>>,
 }
 
-impl<K, V, T, U, I, F> Push<T> for Looped<K, V, T, U, I, F>
+impl<G, K, V, T, U, I, F> Push<T> for Looped<G, K, V, T, U, I, F>
 where
+    G: Fn(&T) -> K + Send,
     K: Record + Hash + Eq + std::fmt::Debug,
     V: Record + std::fmt::Debug,
     T: Record,

@@ -1,12 +1,23 @@
 //! The end of a task: where its records go.
 
+use std::hash::Hash;
 use std::sync::Arc;
 
-use chandy_lamport::{Channel, KeyGroups, SnapshotId};
+use chandy_lamport::{Channel, KeyGroups, SnapshotId, stable_hash};
 
 use crate::body::{Captured, Emitter, Restored};
 use crate::push::Push;
 use crate::{Message, Record, TaskError, Time};
+
+/// Adds the hashes of all these records' keys: one call for a batch.
+pub(crate) type HashAll<T> = Arc<dyn Fn(&[T], &mut Vec<u64>) + Send + Sync>;
+
+/// Hashes by this key.
+pub(crate) fn hash_all<T, K: Hash>(key: impl Fn(&T) -> K + Send + Sync + 'static) -> HashAll<T> {
+    Arc::new(move |records, hashes| {
+        hashes.extend(records.iter().map(|record| stable_hash(&key(record))));
+    })
+}
 
 /// How records are spread over the tasks of the next operator.
 pub(crate) enum Spread<T> {
@@ -15,7 +26,7 @@ pub(crate) enum Spread<T> {
     /// In turn, a batch each.
     Rebalance,
     /// By the key's group.
-    Hash(Arc<dyn Fn(&T) -> u64 + Send + Sync>),
+    Hash(HashAll<T>),
 }
 
 impl<T> Clone for Spread<T> {
@@ -35,17 +46,43 @@ pub(crate) struct Router<T> {
 
 /// One operator after this one.
 pub(crate) struct Edge<T> {
-    pub(crate) spread: Spread<T>,
+    spread: Spread<T>,
     /// The first of its channels, which are in a row.
-    pub(crate) first: Channel,
+    first: Channel,
     /// How many there are.
-    pub(crate) tasks: u32,
-    pub(crate) groups: KeyGroups,
+    tasks: u32,
+    groups: KeyGroups,
     /// Of those in turn: the next.
-    pub(crate) turn: usize,
+    turn: usize,
+    /// The channel of each key group, from `first`.
+    owners: Vec<u32>,
+    hashes: Vec<u64>,
 }
 
 impl<T: Record> Edge<T> {
+    pub(crate) fn new(
+        spread: Spread<T>,
+        (first, tasks): (Channel, u32),
+        groups: KeyGroups,
+        turn: usize,
+    ) -> Self {
+        let owners = match spread {
+            Spread::Hash(_) => (0..groups.count())
+                .map(|group| groups.owner(group, tasks))
+                .collect(),
+            _ => Vec::new(),
+        };
+        Self {
+            spread,
+            first,
+            tasks,
+            groups,
+            turn,
+            owners,
+            hashes: Vec::new(),
+        }
+    }
+
     pub(crate) fn send(&mut self, records: Vec<T>, out: &mut Emitter) {
         let channels = usize::try_from(self.tasks).unwrap_or(usize::MAX);
         match &self.spread {
@@ -63,9 +100,11 @@ impl<T: Record> Edge<T> {
                 let expected = records.len() / channels + records.len() / 8;
                 let mut buckets: Vec<Vec<T>> = Vec::with_capacity(channels);
                 buckets.resize_with(channels, || Vec::with_capacity(expected));
-                for record in records {
-                    let group = self.groups.of_hash(hash(&record));
-                    let owner = self.groups.owner(group, self.tasks);
+                self.hashes.clear();
+                hash(&records, &mut self.hashes);
+                for (record, hash) in records.into_iter().zip(&self.hashes) {
+                    let group = usize::try_from(self.groups.of_hash(*hash)).unwrap_or(0);
+                    let owner = self.owners.get(group).copied().unwrap_or(0);
                     buckets[usize::try_from(owner).unwrap_or(0)].push(record);
                 }
                 for (to, bucket) in buckets.into_iter().enumerate() {

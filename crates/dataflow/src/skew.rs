@@ -6,20 +6,20 @@ use std::hash::Hash;
 use rustc_hash::FxHashMap;
 
 use crate::body::Emitter;
-use crate::keyed::KeyOf;
 use crate::push::{Push, pass_on};
 use crate::{Record, TaskError};
 
 /// Aggregates each batch by key.
-pub(crate) struct Combine<K, A, T, I, F> {
-    pub(crate) key: KeyOf<T, K>,
+pub(crate) struct Combine<G, K, A, I, F> {
+    pub(crate) key: G,
     pub(crate) first: I,
     pub(crate) add: F,
     pub(crate) next: Box<dyn Push<(K, A)>>,
 }
 
-impl<K, A, T, I, F> Push<T> for Combine<K, A, T, I, F>
+impl<G, K, A, T, I, F> Push<T> for Combine<G, K, A, I, F>
 where
+    G: Fn(&T) -> K + Send,
     K: Record + Hash + Eq,
     A: Record,
     T: Record,

@@ -5,14 +5,14 @@ use std::hash::Hash;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use chandy_lamport::{KeyGroups, stable_hash};
+use chandy_lamport::KeyGroups;
 
 use crate::body::{Body, Place};
 use crate::chain::Chain;
 use crate::job::{Input, Job, Ports, Shape, Vertex};
-use crate::keyed::{Backed, KeyOf, Looped, Stateful};
+use crate::keyed::{Backed, Looped, Stateful};
 use crate::push::{EventTime, Filter, FlatMap, Map, Push};
-use crate::router::{Edge, Router, Spread};
+use crate::router::{Edge, Router, Spread, hash_all};
 use crate::sink::{ForEach, Output, Transactional};
 use crate::source::{Source, SourceBody};
 use crate::window::{Aggregate, Windowed, Windows};
@@ -40,9 +40,9 @@ pub struct Stream<T> {
 }
 
 /// A stream whose records have keys.
-pub struct KeyedStream<K, T> {
+pub struct KeyedStream<T, G> {
     stream: Stream<T>,
-    key: KeyOf<T, K>,
+    key: G,
 }
 
 impl Program {
@@ -158,14 +158,12 @@ impl<T: Record> Stream<T> {
 
     /// Gives records keys.
     #[must_use]
-    pub fn key_by<K: Record + Hash + Eq>(
-        self,
-        key: impl Fn(&T) -> K + Send + Sync + 'static,
-    ) -> KeyedStream<K, T> {
-        KeyedStream {
-            stream: self,
-            key: Arc::new(key),
-        }
+    pub fn key_by<K, G>(self, key: G) -> KeyedStream<T, G>
+    where
+        K: Record + Hash + Eq,
+        G: Fn(&T) -> K + Clone + Send + Sync + 'static,
+    {
+        KeyedStream { stream: self, key }
     }
 
     /// Spreads batches evenly over so many tasks.
@@ -236,13 +234,8 @@ impl<T: Record> Stream<T> {
         };
         let make = move |place: &Place, ports: &Ports| {
             let ports_on = ports.onward();
-            let edge = |&(first, tasks): &(usize, u32)| Edge {
-                spread: spread.clone(),
-                first,
-                tasks,
-                groups,
-                turn: usize::try_from(place.subtask).unwrap_or(0),
-            };
+            let turn = usize::try_from(place.subtask).unwrap_or(0);
+            let edge = |ports: &(usize, u32)| Edge::new(spread.clone(), *ports, groups, turn);
             let edges = ports_on.iter().map(edge).collect();
             head(place, ports, Box::new(Router { edges }))
         };
@@ -278,7 +271,12 @@ impl<T: Record> Stream<T> {
     }
 }
 
-impl<K: Record + Hash + Eq + std::fmt::Debug, T: Record> KeyedStream<K, T> {
+impl<K, T, G> KeyedStream<T, G>
+where
+    K: Record + Hash + Eq + std::fmt::Debug,
+    T: Record,
+    G: Fn(&T) -> K + Clone + Send + Sync + 'static,
+{
     /// Changes the key's value with each record, and emits what comes of it. The value begins as `first` says. All records
     /// of a key meet in one of so many tasks.
     #[must_use]
@@ -316,19 +314,13 @@ impl<K: Record + Hash + Eq + std::fmt::Debug, T: Record> KeyedStream<K, T> {
         self.exchange(name, tasks, 1)
             .then(move |place, ports, next| {
                 let hashed = key.clone();
-                let (first_channel, tasks) = ports.back().unwrap_or((0, 0));
+                let back = ports.back().unwrap_or((0, 1));
                 Box::new(Looped {
                     key: key.clone(),
                     backed: Backed::new(place),
                     first: first.clone(),
                     change: change.clone(),
-                    again: Edge {
-                        spread: Spread::Hash(Arc::new(move |record| stable_hash(&hashed(record)))),
-                        first: first_channel,
-                        tasks,
-                        groups,
-                        turn: 0,
-                    },
+                    again: Edge::new(Spread::Hash(hash_all(hashed)), back, groups, 0),
                     next,
                 })
             })
@@ -400,8 +392,7 @@ impl<K: Record + Hash + Eq + std::fmt::Debug, T: Record> KeyedStream<K, T> {
     }
 
     fn exchange(self, name: &str, tasks: u32, loops: usize) -> Stream<T> {
-        let key = self.key;
-        let hash = Arc::new(move |record: &T| stable_hash(&key(record)));
+        let hash = hash_all(self.key);
         self.stream.exchange(name, tasks, Spread::Hash(hash), loops)
     }
 }
@@ -412,7 +403,7 @@ impl<T> std::fmt::Debug for Stream<T> {
     }
 }
 
-impl<K, T> std::fmt::Debug for KeyedStream<K, T> {
+impl<T, G> std::fmt::Debug for KeyedStream<T, G> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}, with keys", self.stream)
     }

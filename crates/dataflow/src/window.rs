@@ -7,7 +7,7 @@ use std::sync::Arc;
 use chandy_lamport::SnapshotId;
 
 use crate::body::{Captured, Emitter, Restored};
-use crate::keyed::{Backed, KeyOf};
+use crate::keyed::Backed;
 use crate::push::Push;
 use crate::{Record, TaskError, Time};
 
@@ -69,8 +69,8 @@ pub(crate) struct Aggregate<T, A> {
 }
 
 /// Aggregates by key and window, and emits each when the watermark passes its end. What comes later is left out.
-pub(crate) struct Windowed<K, T, A> {
-    pub(crate) key: KeyOf<T, K>,
+pub(crate) struct Windowed<G, K, T, A> {
+    pub(crate) key: G,
     pub(crate) windows: Windows,
     pub(crate) aggregate: Aggregate<T, A>,
     pub(crate) backed: Backed<K, Vec<(Time, A)>>,
@@ -80,8 +80,9 @@ pub(crate) struct Windowed<K, T, A> {
     pub(crate) next: Box<dyn Push<(K, Time, A)>>,
 }
 
-impl<K, T, A> Windowed<K, T, A>
+impl<G, K, T, A> Windowed<G, K, T, A>
 where
+    G: Fn(&T) -> K + Send,
     K: Record + Hash + Ord + std::fmt::Debug,
     T: Record,
     A: Record + std::fmt::Debug,
@@ -139,8 +140,9 @@ where
     }
 }
 
-impl<K, T, A> Push<T> for Windowed<K, T, A>
+impl<G, K, T, A> Push<T> for Windowed<G, K, T, A>
 where
+    G: Fn(&T) -> K + Send,
     K: Record + Hash + Ord + std::fmt::Debug,
     T: Record,
     A: Record + std::fmt::Debug,

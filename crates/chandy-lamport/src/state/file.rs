@@ -1,6 +1,5 @@
 //! State as the bytes of a snapshot's file.
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::hash::Hash;
 
@@ -105,9 +104,9 @@ where
 
     /// What was loaded needs no increment to remember its removal.
     fn settle(&mut self) {
-        for group in &mut self.tables {
-            if !group.removed.is_empty() {
-                Arc::make_mut(group).removed.clear();
+        for slot in &mut self.tables {
+            if !slot.group().removed.is_empty() {
+                slot.own().removed.clear();
             }
         }
     }

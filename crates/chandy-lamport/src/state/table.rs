@@ -13,15 +13,22 @@ use crate::KeyGroups;
 
 /// Values by key, for some key groups.
 ///
-/// A snapshot costs one reference count per group. The first change to a group after it copies that group, so what a
-/// snapshot costs is paid a group at a time, by the changes.
+/// A snapshot costs a little per group. The first change to a group after it copies that group, so what a snapshot costs is
+/// paid a group at a time, by the changes; one that nobody looks at any more costs no copy.
 #[derive(Clone, Debug)]
 pub struct Keyed<K, V> {
     pub(super) groups: KeyGroups,
     pub(super) range: Range<u32>,
-    pub(super) tables: Vec<Arc<Group<K, V>>>,
+    pub(super) tables: Vec<Slot<K, V>>,
     /// Snapshots taken so far: changes are marked with it.
     epoch: u32,
+}
+
+/// A group, which snapshots may share. One that they do not is changed without asking anybody.
+#[derive(Clone, Debug)]
+pub(super) enum Slot<K, V> {
+    Owned(Group<K, V>),
+    Shared(Arc<Group<K, V>>),
 }
 
 /// The keys of one group.
@@ -59,7 +66,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
         assert!(range.end <= groups.count(), "groups {range:?}");
         Self {
             groups,
-            tables: range.clone().map(|_| Arc::new(Group::default())).collect(),
+            tables: range
+                .clone()
+                .map(|_| Slot::Owned(Group::default()))
+                .collect(),
             range,
             epoch: 0,
         }
@@ -131,6 +141,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
         let hash = stable_hash(key);
         let place = self.place(self.groups.of_hash(hash))?;
         let entry = self.tables[place]
+            .group()
             .table
             .find(table_hash(hash), |entry| entry.key == *key);
         entry.map(|entry| &entry.value)
@@ -138,20 +149,26 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
 
     /// All keys and values, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        let entries = self.tables.iter().flat_map(|group| group.table.iter());
+        let entries = self
+            .tables
+            .iter()
+            .flat_map(|slot| slot.group().table.iter());
         entries.map(|entry| (&entry.key, &entry.value))
     }
 
     /// How many keys there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tables.iter().map(|group| group.table.len()).sum()
+        self.tables
+            .iter()
+            .map(|slot| slot.group().table.len())
+            .sum()
     }
 
     /// Whether there is no key.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tables.iter().all(|group| group.table.is_empty())
+        self.tables.iter().all(|slot| slot.group().table.is_empty())
     }
 
     /// The state as it is now. Costs as much as there are key groups, however many keys there are.
@@ -159,7 +176,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
     pub fn snapshot(&mut self) -> View<K, V> {
         let view = View {
             first: self.range.start,
-            tables: self.tables.clone(),
+            tables: self.tables.iter_mut().map(Slot::share).collect(),
             epoch: self.epoch,
         };
         self.epoch += 1;
@@ -168,11 +185,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
 
     /// Forgets which keys were removed up to this snapshot, once nothing builds on an earlier one.
     pub fn forget_removed(&mut self, upto: u32) {
-        for group in &mut self.tables {
-            if group.removed.iter().any(|(epoch, _)| *epoch <= upto) {
-                Arc::make_mut(group)
-                    .removed
-                    .retain(|(epoch, _)| *epoch > upto);
+        for slot in &mut self.tables {
+            if slot.group().removed.iter().any(|(epoch, _)| *epoch <= upto) {
+                slot.own().removed.retain(|(epoch, _)| *epoch > upto);
             }
         }
     }
@@ -181,13 +196,47 @@ impl<K: Hash + Eq + Clone, V: Clone> Keyed<K, V> {
         let group = self.groups.of_hash(hash);
         let place = self.place(group);
         let place = place.unwrap_or_else(|| panic!("group {group} of {:?}", self.range));
-        Arc::make_mut(&mut self.tables[place])
+        self.tables[place].own()
     }
 
     /// Where a group is, if it is here.
     pub(super) fn place(&self, group: u32) -> Option<usize> {
         let place = group.checked_sub(self.range.start)?;
         (group < self.range.end).then(|| usize::try_from(place).ok())?
+    }
+}
+
+impl<K, V> Slot<K, V> {
+    pub(super) fn group(&self) -> &Group<K, V> {
+        match self {
+            Self::Owned(group) => group,
+            Self::Shared(group) => group,
+        }
+    }
+
+    fn share(&mut self) -> Arc<Group<K, V>> {
+        if let Self::Owned(group) = self {
+            *self = Self::Shared(Arc::new(core::mem::take(group)));
+        }
+        match self {
+            Self::Shared(group) => group.clone(),
+            Self::Owned(_) => unreachable!("it has just been shared"),
+        }
+    }
+}
+
+impl<K: Clone, V: Clone> Slot<K, V> {
+    #[inline]
+    pub(super) fn own(&mut self) -> &mut Group<K, V> {
+        if let Self::Shared(group) = self {
+            // Where no snapshot has it any more, nothing is copied.
+            let group = core::mem::take(group);
+            *self = Self::Owned(Arc::try_unwrap(group).unwrap_or_else(|shared| (*shared).clone()));
+        }
+        match self {
+            Self::Owned(group) => group,
+            Self::Shared(_) => unreachable!("it has just been made one's own"),
+        }
     }
 }
 
