@@ -1,6 +1,7 @@
 use super::*;
 use std::io;
 use std::sync::{Arc, Mutex};
+use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
 /// Output that the test can look at.
 #[derive(Clone, Default)]

@@ -1,0 +1,257 @@
+//! The board as a processor's platform: which device an access goes to, interrupts, and time.
+
+use pc_devices::TestDevice;
+use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
+
+use super::interrupts::Window;
+use super::network::{memory_offset, port_offset};
+use super::{Board, Device, TSC_HZ};
+
+impl PortIo for Board {
+    fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        let device = self.device_at(port);
+        self.count(device, false);
+        self.advance(device);
+        match device {
+            Device::Com1 => self.com1.read(port, data),
+            Device::I8259 => self.interrupts.pic.read(port, data),
+            Device::I8254 => self.pit.read(port, data),
+            Device::Mc146818 => self.rtc.read(port, data),
+            Device::I8042 => self.kbc.read(port, data),
+            Device::SystemControlA => self.port_92.read(port, data),
+            Device::AcpiPm => self.pm.read(port, data),
+            Device::ResetControl => self.reset.read(port, data),
+            Device::DebugExit => self.debug_exit.read(port, data),
+            Device::BootTimer => self.boot_timer.read(port, data),
+            Device::DebugConsole => self.debug_console.read(port, data),
+            Device::FwCfg => self.fw_cfg.read(port, data),
+            Device::Disk => {
+                if let Some(disk) = &mut self.disk {
+                    disk.read(port, data);
+                }
+            }
+            Device::Test => {
+                if let Some(device) = &mut self.test_device {
+                    device.read(port, data);
+                }
+            }
+            Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
+            Device::Network => match self.network_port(port) {
+                Some((network, offset)) => network.port_read(offset, data),
+                None => data.fill(0xff),
+            },
+            _ => data.fill(0xff),
+        }
+        if device != Device::UnassignedPort {
+            self.settle();
+        }
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        let device = self.device_at(port);
+        self.count(device, true);
+        self.advance(device);
+        match device {
+            Device::Com1 => self.com1.write(port, data),
+            Device::I8259 => self.interrupts.pic.write(port, data),
+            Device::I8254 => self.pit.write(port, data),
+            Device::Mc146818 => self.rtc.write(port, data),
+            Device::I8042 => self.kbc.write(port, data),
+            Device::SystemControlA => self.port_92.write(port, data),
+            Device::AcpiPm => self.pm.write(port, data),
+            Device::ResetControl => self.reset.write(port, data),
+            Device::DebugExit => self.debug_exit.write(port, data),
+            Device::BootTimer => self.boot_timer.write(port, data),
+            Device::DebugConsole => self.debug_console.write(port, data),
+            Device::FwCfg => self.fw_cfg.write(port, data),
+            Device::Disk => {
+                if let Some(disk) = &mut self.disk {
+                    disk.write(port, data);
+                }
+            }
+            Device::Test => {
+                if let Some(device) = &mut self.test_device {
+                    device.write(port, data);
+                }
+            }
+            Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
+            Device::Network => {
+                let (now, offset) = (self.now(), port_offset(&self.pci, port));
+                if let (Some(network), Some(offset)) = (&mut self.network, offset) {
+                    network.port_write(offset, data, now, &self.pci);
+                }
+            }
+            _ => {}
+        }
+        if device != Device::UnassignedPort {
+            self.settle();
+        }
+    }
+}
+
+impl Mmio for Board {
+    fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let Some((window, offset)) = self.interrupts.window(gpa) else {
+            return self.pci_read(gpa, data);
+        };
+        let device = device_of(window);
+        self.count(device, false);
+        self.advance(device);
+        self.interrupts.read(window, offset, data);
+        // A read may raise an error interrupt, and bringing the timer to now may raise its own.
+        self.settle();
+    }
+
+    fn take_written(&mut self) -> Option<(u64, u64)> {
+        self.network.as_ref()?.take_written()
+    }
+
+    fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
+        let Some((window, offset)) = self.interrupts.window(gpa) else {
+            return self.pci_write(gpa, data);
+        };
+        let device = device_of(window);
+        self.count(device, true);
+        self.advance(device);
+        self.interrupts.write(window, offset, data);
+        self.settle();
+    }
+}
+
+impl InterruptSource for Board {
+    fn interrupt_pending(&mut self) -> bool {
+        self.interrupts.requested()
+    }
+
+    fn acknowledge(&mut self) -> Option<u8> {
+        self.interrupts.acknowledge()
+    }
+
+    fn take_nmi(&mut self) -> bool {
+        self.interrupts
+            .lapic_mut()
+            .is_some_and(apic::LocalApic::take_nmi)
+    }
+
+    fn apic_enabled(&mut self) -> bool {
+        let lapic = self.interrupts.lapic();
+        lapic.is_none_or(apic::LocalApic::is_enabled)
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.interrupts
+            .lapic()
+            .map_or(0, apic::LocalApic::task_priority)
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        if let Some(lapic) = self.interrupts.lapic_mut() {
+            lapic.set_task_priority(class);
+            self.interrupts.settle();
+        }
+    }
+
+    fn msr_read(&mut self, index: u32) -> Option<u64> {
+        if !apic::LocalApic::owns_msr(index) {
+            return None;
+        }
+        self.count(Device::LocalApic, false);
+        self.advance(Device::LocalApic);
+        let value = self.interrupts.read_msr(index);
+        self.settle();
+        value
+    }
+
+    fn msr_write(&mut self, index: u32, value: u64) -> bool {
+        if !apic::LocalApic::owns_msr(index) {
+            return false;
+        }
+        self.count(Device::LocalApic, true);
+        self.advance(Device::LocalApic);
+        let taken = self.interrupts.write_msr(index, value);
+        self.settle();
+        taken
+    }
+}
+
+impl Clock for Board {
+    fn set_retired(&mut self, retired: u64) {
+        self.clock.set_retired(retired);
+        if self.now() >= self.deadline_ns {
+            self.pass_time();
+        }
+    }
+
+    fn tsc(&mut self) -> u64 {
+        let ticks = u128::from(self.now()) * u128::from(TSC_HZ) / 1_000_000_000;
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    fn deadline(&mut self) -> u64 {
+        match self.outcome {
+            // At once: the machine is to stop.
+            Some(_) => 0,
+            None => self.clock.instruction_at(self.deadline_ns),
+        }
+    }
+}
+
+impl Board {
+    fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            return self.test_read(gpa, data);
+        };
+        self.count(Device::Network, false);
+        self.advance(Device::Network);
+        if let Some(network) = &mut self.network {
+            network.read(offset, data);
+        }
+        self.settle();
+    }
+
+    fn pci_write(&mut self, gpa: u64, data: &[u8]) {
+        let offset = memory_offset(&self.pci, gpa);
+        let (Some(offset), true) = (offset, self.network.is_some()) else {
+            return self.test_write(gpa, data);
+        };
+        self.count(Device::Network, true);
+        self.advance(Device::Network);
+        let now = self.now();
+        if let Some(network) = &mut self.network {
+            network.write(offset, data, now, &self.pci);
+        }
+        self.settle();
+    }
+
+    fn test_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            data.fill(0xff);
+            return self.count(Device::UnassignedMemory, false);
+        };
+        device.read_memory(offset, data);
+        self.count(Device::Test, false);
+    }
+
+    fn test_write(&mut self, gpa: u64, data: &[u8]) {
+        let Some((device, offset)) = test_memory(&mut self.test_device, gpa) else {
+            return self.count(Device::UnassignedMemory, true);
+        };
+        device.write_memory(offset, data);
+        self.count(Device::Test, true);
+    }
+}
+
+/// The test device, if it answers at `gpa`, and at which offset.
+fn test_memory(device: &mut Option<TestDevice>, gpa: u64) -> Option<(&mut TestDevice, u64)> {
+    let offset = gpa.checked_sub(TestDevice::MEMORY)?;
+    let device = device.as_mut()?;
+    (offset < TestDevice::MEMORY_LENGTH).then_some((device, offset))
+}
+
+fn device_of(window: Window) -> Device {
+    match window {
+        Window::LocalApic => Device::LocalApic,
+        Window::IoApic => Device::IoApic,
+    }
+}
