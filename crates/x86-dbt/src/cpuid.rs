@@ -3,8 +3,9 @@
 use guest_paging::x86::Processor;
 
 use crate::cpu::{
-    CR4_DE, CR4_FSGSBASE, CR4_LA57, CR4_MCE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CR4_PCE, CR4_PGE,
-    CR4_PKE, CR4_PKS, CR4_PSE, CR4_PVI, CR4_SMAP, CR4_SMEP, CR4_TSD, CR4_UMIP, CR4_VME,
+    CR4_DE, CR4_FSGSBASE, CR4_LA57, CR4_MCE, CR4_OSFXSR, CR4_OSXMMEXCPT, CR4_PAE, CR4_PCE,
+    CR4_PCIDE, CR4_PGE, CR4_PKE, CR4_PKS, CR4_PSE, CR4_PVI, CR4_SMAP, CR4_SMEP, CR4_TSD, CR4_UMIP,
+    CR4_VME,
 };
 
 pub use guest_paging::x86::Vendor;
@@ -52,6 +53,8 @@ pub const EDX_SSE: u32 = 1 << 25;
 /// MTRRs.
 pub const EDX_MTRR: u32 = 1 << 12;
 // CPUID.1:ECX.
+/// PCID: every load of CR3 forgets what is not global all the same, as a processor may.
+pub const ECX_PCID: u32 = 1 << 17;
 /// x2APIC.
 pub const ECX_X2APIC: u32 = 1 << 21;
 /// The LAPIC timer's TSC-deadline mode.
@@ -70,15 +73,15 @@ impl Features {
     /// All that is implemented.
     ///
     /// 1:EDX: FPU VME DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE-36 CLFLUSH MMX FXSR SSE SSE2.
-    /// 1:ECX: SSE3 PCLMULQDQ SSSE3 CX16 SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES.
-    /// 7:EBX: FSGSBASE SMEP SMAP ADX CLFLUSHOPT CLWB ERMS SHA. 7:ECX: UMIP PKU LA57 RDPID PKS.
+    /// 1:ECX: SSE3 PCLMULQDQ SSSE3 CX16 PCID SSE4.1 SSE4.2 x2APIC MOVBE POPCNT TSC-deadline AES.
+    /// 7:EBX: FSGSBASE SMEP SMAP ADX CLFLUSHOPT CLWB ERMS INVPCID SHA. 7:ECX: UMIP PKU LA57 RDPID PKS.
     /// 80000001: SYSCALL NX 1GB-pages RDTSCP LM; LAHF CR8 LZCNT.
     pub const ALL: Self = Self {
         leaf1_edx: bits(&[
             0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26,
         ]),
-        leaf1_ecx: bits(&[0, 1, 9, 13, 19, 20, 21, 22, 23, 24, 25]),
-        leaf7_ebx: bits(&[0, 7, 9, 19, 20, 23, 24, 29]),
+        leaf1_ecx: bits(&[0, 1, 9, 13, 17, 19, 20, 21, 22, 23, 24, 25]),
+        leaf7_ebx: bits(&[0, 7, 9, 10, 19, 20, 23, 24, 29]),
         leaf7_ecx: bits(&[2, 3, 16, 22, 31]),
         ext_edx: bits(&[11, 20, 26, 27, 29]),
         ext_ecx: bits(&[0, 4, 5]),
@@ -87,7 +90,7 @@ impl Features {
     /// What the example machines offer: everything that costs a guest nothing to ignore.
     pub const DEFAULT: Self = Self {
         leaf1_edx: Self::ALL.leaf1_edx & !EDX_MTRR,
-        leaf1_ecx: Self::ALL.leaf1_ecx,
+        leaf1_ecx: Self::ALL.leaf1_ecx & !ECX_PCID,
         leaf7_ebx: bits(&[0, 7, 9, 19, 23, 24]),
         leaf7_ecx: bits(&[2, 22]),
         ..Self::ALL
@@ -223,6 +226,10 @@ impl Cpuid {
         self.features.leaf7_ecx & 1 << 31 != 0
     }
 
+    pub(crate) fn has_invpcid(&self) -> bool {
+        self.features.leaf7_ebx & 1 << 10 != 0
+    }
+
     pub(crate) fn has_la57(&self) -> bool {
         self.features.leaf7_ecx & 1 << 16 != 0
     }
@@ -251,6 +258,7 @@ impl Cpuid {
             | CR4_OSXMMEXCPT;
         let optional = [
             (f.leaf1_edx, 1, CR4_VME | CR4_PVI),
+            (f.leaf1_ecx, 17, CR4_PCIDE),
             (f.leaf7_ebx, 0, CR4_FSGSBASE),
             (f.leaf7_ebx, 7, CR4_SMEP),
             (f.leaf7_ebx, 20, CR4_SMAP),

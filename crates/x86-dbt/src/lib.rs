@@ -37,8 +37,8 @@ mod walk;
 pub use cluster::{Cluster, ClusterPolicy};
 pub use cpu::{Cpu, Stats, TableRegister};
 pub use cpuid::{
-    Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, EDX_FXSR, EDX_MTRR, EDX_SSE, EDX_VME, Features,
-    Vendor,
+    Cpuid, ECX_PCID, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, EDX_FXSR, EDX_MTRR, EDX_SSE, EDX_VME,
+    Features, Vendor,
 };
 pub use exception::{Exception, Vector};
 pub use guest_paging;

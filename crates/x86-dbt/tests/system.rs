@@ -598,3 +598,68 @@ fn a_task_register_with_a_base_that_is_not_canonical_is_refused() {
         assert_eq!(guest.cpu.state().tr == before, refused, "{high:#x}");
     }
 }
+
+#[test]
+fn pcids_begin_with_zero_and_invpcid_checks_its_descriptor() {
+    const DESCRIPTOR: u64 = 0x3000;
+    let invpcid = |root: u64, pcids: bool, kind: u64, descriptor: [u64; 2]| {
+        let mut guest = Guest::long_mode(|a| {
+            a.mov(rax, cr4).unwrap();
+            if pcids {
+                a.bts(rax, 17).unwrap();
+            }
+            a.mov(cr4, rax).unwrap();
+            a.mov(rbx, root).unwrap();
+            a.bts(rbx, 63).unwrap();
+            if pcids {
+                a.mov(cr3, rbx).unwrap();
+            }
+            a.mov(ecx, u32::try_from(kind).unwrap()).unwrap();
+            a.invpcid(rcx, xmmword_ptr(DESCRIPTOR)).unwrap();
+            a.hlt().unwrap();
+        });
+        for (at, word) in (DESCRIPTOR..).step_by(8).zip(descriptor) {
+            guest.load(at, &word.to_le_bytes());
+        }
+        // Without an IDT a fault is a shutdown.
+        guest.run()
+    };
+    let fine = Exit::Halt;
+    let refused = Exit::Shutdown;
+    assert_eq!(invpcid(0x10_0000, true, 0, [0, 0x5000]), fine);
+    assert_eq!(invpcid(0x10_0007, true, 1, [7, 0]), fine);
+    assert_eq!(invpcid(0x10_0000, true, 1, [7, 0]), fine, "another PCID");
+    assert_eq!(invpcid(0x10_0000, false, 2, [0, 0]), fine);
+    assert_eq!(invpcid(0x10_0000, true, 4, [0, 0]), refused, "kind");
+    assert_eq!(
+        invpcid(0x10_0000, true, 1, [1 << 12, 0]),
+        refused,
+        "reserved"
+    );
+    assert_eq!(invpcid(0x10_0000, false, 0, [1, 0]), refused, "no PCIDs");
+    assert_eq!(
+        invpcid(0x10_0000, true, 0, [0, 1 << 63]),
+        refused,
+        "address"
+    );
+}
+
+#[test]
+fn pcids_need_long_mode_and_a_root_without_one() {
+    for (root, refused) in [(0x10_0000, false), (0x10_0001, true)] {
+        let mut guest = Guest::long_mode(|a| {
+            a.mov(rax, cr4).unwrap();
+            a.bts(rax, 17).unwrap();
+            a.mov(cr4, rax).unwrap();
+            a.hlt().unwrap();
+        });
+        change(&mut guest, |state| state.cr3 = root);
+        assert_eq!(guest.run() == Exit::Shutdown, refused, "{root:#x}");
+    }
+    let mut guest = protected(|a| {
+        a.mov(eax, cr4).unwrap();
+        a.bts(eax, 17).unwrap();
+        a.mov(cr4, eax).unwrap();
+    });
+    assert_eq!(guest.run(), Exit::Shutdown);
+}

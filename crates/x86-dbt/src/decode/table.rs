@@ -219,6 +219,7 @@ pub(super) fn integer(i: &Instruction, op: &mut Op) -> Option<Handler> {
         M::Hlt => system::hlt,
         M::Invd | M::Wbinvd | M::Wbnoinvd => system::cache,
         M::Invlpg => system::invlpg,
+        M::Invpcid => system::invpcid,
         M::Rdmsr => system::rdmsr,
         M::Wrmsr => system::wrmsr,
         M::Rdtsc => system::rdtsc,

@@ -7,8 +7,8 @@ use super::selector::require_protected;
 use crate::alu::Width;
 use crate::cpu::{
     CR0_AM, CR0_CD, CR0_EM, CR0_ET, CR0_MP, CR0_NE, CR0_NW, CR0_PE, CR0_PG, CR0_TS, CR0_WP, CR4_DE,
-    CR4_FSGSBASE, CR4_LA57, CR4_PAE, CR4_PCE, CR4_TSD, CR4_UMIP, Cpu, DR6_DETECTED, EFER_LMA,
-    EFER_LME, EVENT_BREAK, EVENT_HALT, EVENT_POLL, Mode, TableRegister,
+    CR4_FSGSBASE, CR4_LA57, CR4_PAE, CR4_PCE, CR4_PCIDE, CR4_TSD, CR4_UMIP, Cpu, DR6_DETECTED,
+    EFER_LMA, EFER_LME, EVENT_BREAK, EVENT_HALT, EVENT_POLL, Mode, TableRegister,
 };
 use crate::cpuid::EDX_APIC;
 use crate::decode::Op;
@@ -117,7 +117,7 @@ impl Cpu {
             efer |= EFER_LMA;
         }
         if paging_off {
-            if self.mode == Mode::Long64 {
+            if self.mode == Mode::Long64 || self.cr4 & CR4_PCIDE != 0 {
                 return Err(GP0);
             }
             efer &= !EFER_LMA;
@@ -149,7 +149,9 @@ impl Cpu {
         let reserved = value & !self.cpuid.cr4_mask() != 0;
         let leaves_pae = long && value & CR4_PAE == 0;
         let changes_la57 = long && (value ^ self.cr4) & CR4_LA57 != 0;
-        if reserved || leaves_pae || changes_la57 {
+        // Intel SDM volume 3, 4.10.1: PCIDs begin in long mode, with PCID 0.
+        let begins_pcids = value & !self.cr4 & CR4_PCIDE != 0 && (!long || self.cr3 & 0xfff != 0);
+        if reserved || leaves_pae || changes_la57 || begins_pcids {
             return Err(GP0);
         }
         let pdptes = if self.is_pae(self.cr0, value) {
@@ -165,7 +167,15 @@ impl Cpu {
     }
 
     /// MOV to CR3, and the CR3 of a new task.
+    ///
+    /// With PCIDs bit 63 asks to keep what is cached under the new one, of which nothing is.
     pub(crate) fn load_cr3(&mut self, value: u64) -> Result {
+        let keep = if self.cr4 & CR4_PCIDE != 0 {
+            1 << 63
+        } else {
+            0
+        };
+        let value = value & !keep;
         if self.is_long() && value >> self.cpuid.processor().maxphyaddr != 0 {
             return Err(GP0);
         }
@@ -362,6 +372,41 @@ pub(crate) fn invlpg(cpu: &mut Cpu, _: &mut dyn Platform, op: &Op) -> Result {
     let linear = cpu.base[usize::from(op.segment)].wrapping_add(cpu.offset(op)) & cpu.linear_mask;
     cpu.tlb.flush_page(linear);
     cpu.tell(|observer, context| observer.page_flushed(context, Gva(linear)));
+    cpu.events |= EVENT_BREAK;
+    Ok(())
+}
+
+/// INVPCID. Only the present PCID has anything cached. Intel SDM volume 2.
+pub(crate) fn invpcid(cpu: &mut Cpu, p: &mut dyn Platform, op: &Op) -> Result {
+    if !cpu.cpuid.has_invpcid() {
+        return Err(UD);
+    }
+    require_ring0(cpu)?;
+    let kind = control_width(cpu, op.r0);
+    let offset = cpu.offset(op);
+    let low: u64 = cpu.read(p, op.segment, offset)?;
+    let address: u64 = cpu.read(p, op.segment, offset.wrapping_add(8) & op.address_mask)?;
+    let pcids = cpu.cr4 & CR4_PCIDE != 0;
+    let present = if pcids { cpu.cr3 & 0xfff } else { 0 };
+    let of_one = kind < 2;
+    if kind > 3
+        || low >> 12 != 0
+        || of_one && !pcids && low != 0
+        || kind == 0 && !cpu.is_canonical(address)
+    {
+        return Err(GP0);
+    }
+    if of_one && low != present {
+        return Ok(());
+    }
+    match kind {
+        0 => {
+            cpu.tlb.flush_page(address);
+            cpu.tell(|observer, context| observer.page_flushed(context, Gva(address)));
+        }
+        2 => cpu.paging_changed(),
+        _ => cpu.root_changed(),
+    }
     cpu.events |= EVENT_BREAK;
     Ok(())
 }
