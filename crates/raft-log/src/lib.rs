@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(any(feature = "sim", test))]
+#[cfg(any(feature = "sim", feature = "wal-files", test))]
 extern crate std;
 
 mod boot;
@@ -29,6 +29,8 @@ mod role;
 pub mod sim;
 mod snapshot;
 mod transfer;
+#[cfg(feature = "wal")]
+pub mod wal;
 
 pub use boot::Boot;
 pub use entry::{Entry, HardState, Index, NodeId, Payload, Position, Term, Time};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 19] = [
+const TARGETS: [(&str, Target); 20] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -17,6 +17,7 @@ const TARGETS: [(&str, Target); 19] = [
     ("pci_config", fuzz_harness::pci_config),
     ("rdd_blocks", fuzz_harness::rdd_blocks),
     ("raft_step", fuzz_harness::raft_step),
+    ("raft_wal", fuzz_harness::raft_wal),
     ("shadow", fuzz_harness::shadow),
     ("snapshot_frames", fuzz_harness::snapshot_frames),
     ("snapshot_process", fuzz_harness::snapshot_process),
