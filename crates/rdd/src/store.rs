@@ -61,6 +61,8 @@ struct Cached {
 struct Entry {
     kept: Kept,
     level: StorageLevel,
+    /// The thread that computed it.
+    thread: usize,
     used_at: u64,
 }
 
@@ -94,7 +96,13 @@ impl BlockStore {
     }
 
     /// Keeps a partition of a persisted dataset as its level says. A full disk only means that it is not kept.
-    pub(crate) fn cache(&self, rdd: RddId, partition: usize, level: StorageLevel, output: Output) {
+    pub(crate) fn cache(
+        &self,
+        (rdd, partition): (RddId, usize),
+        level: StorageLevel,
+        output: Output,
+        thread: usize,
+    ) {
         if level != StorageLevel::DiskOnly {
             self.make_room(output.bytes_shallow(), Some(rdd));
         }
@@ -116,6 +124,7 @@ impl BlockStore {
             Entry {
                 kept,
                 level,
+                thread,
                 used_at,
             },
         );
@@ -127,6 +136,15 @@ impl BlockStore {
             .unwrap_or_else(PoisonError::into_inner)
             .entries
             .retain(|(other, _), _| *other != rdd);
+    }
+
+    /// Drops what a thread's tasks kept.
+    pub(crate) fn lose(&self, thread: usize) {
+        self.cached
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entries
+            .retain(|_, entry| entry.thread != thread);
     }
 
     /// Bytes in memory now.

@@ -148,10 +148,10 @@ impl Runner for Threads {
         let (reports, reported) = channel();
         std::thread::scope(|scope| {
             let mut driver = Driver::new(self, job);
-            for number in 0..self.options.workers {
+            for thread in 0..self.options.workers as usize {
                 let (tasks, given) = channel();
                 let reports = reports.clone();
-                let slow = if number == 0 {
+                let slow = if thread == 0 {
                     self.options.faults.slow_first_worker
                 } else {
                     0
@@ -159,6 +159,7 @@ impl Runner for Threads {
                 let worker = Worker {
                     threads: self,
                     job,
+                    thread,
                     slow,
                 };
                 scope.spawn(move || worker.work(&given, &reports));
@@ -362,6 +363,7 @@ impl<'a> Driver<'a> {
             .unwrap_or_else(PoisonError::into_inner);
         shuffles.retain(|_, output| output.worker != worker);
         drop(shuffles);
+        self.executor.shared.store.lose(thread);
         self.executor.count(|counts| counts.workers_lost += 1);
         self.handle(Event::WorkerLost { worker }, &mut None);
         let number = self.executor.last_worker.fetch_add(1, Ordering::Relaxed);
@@ -467,6 +469,7 @@ impl<'a> Driver<'a> {
 struct Worker<'a> {
     threads: &'a Threads,
     job: &'a Job,
+    thread: usize,
     slow: u32,
 }
 
@@ -544,11 +547,8 @@ impl TaskEnv for Env<'_> {
     }
 
     fn cache(&self, rdd: RddId, partition: usize, level: StorageLevel, values: Output) {
-        self.worker
-            .threads
-            .shared
-            .store
-            .cache(rdd, partition, level, values);
+        let store = &self.worker.threads.shared.store;
+        store.cache((rdd, partition), level, values, self.worker.thread);
     }
 
     fn cancelled(&self) -> bool {

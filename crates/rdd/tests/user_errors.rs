@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rdd::{Context, Faults, JobError, ThreadOptions, Threads};
 
@@ -123,4 +124,35 @@ fn a_worker_lost_at_any_moment_changes_no_result() {
         assert_eq!(recovered, plain, "lost at {moment}");
         assert!(counts.attempts <= 18, "{counts:?}");
     }
+}
+
+#[test]
+fn a_lost_worker_takes_the_partitions_it_kept_and_no_others() {
+    let faults = Faults {
+        lose_worker_at: Some(8),
+        ..Faults::default()
+    };
+    let options = ThreadOptions {
+        faults,
+        ..ThreadOptions::default()
+    };
+    let context = Context::new(Arc::new(Threads::new(options).expect("a folder")), 2);
+    let computed = Arc::new(AtomicU64::new(0));
+    let count = computed.clone();
+    let kept = context
+        .parallelize(0..8u64, 8)
+        .map(move |n| {
+            count.fetch_add(1, Ordering::Relaxed);
+            // Neither thread can have done all of it while this one waits for the other.
+            while n < 2 && count.load(Ordering::Relaxed) < 2 {
+                std::thread::yield_now();
+            }
+            n
+        })
+        .cache();
+    assert_eq!(kept.count(), Ok(8));
+    let before = computed.load(Ordering::Relaxed);
+    assert_eq!(kept.count(), Ok(8));
+    let again = computed.load(Ordering::Relaxed) - before;
+    assert!((1..8).contains(&again), "{again} of 8");
 }
