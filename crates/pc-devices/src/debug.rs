@@ -87,7 +87,7 @@ impl DebugConsole {
     /// The port ranges: first port and count.
     pub const PORTS: &'static [(u16, u16)] = &[(0x402, 1), (0xe9, 1)];
     /// Bytes kept until [`take_output`](Self::take_output); later ones are dropped and counted.
-    pub const CAPACITY: usize = 64 * 1024;
+    pub const CAPACITY: usize = 1 << 20;
 
     /// Reads as 0xe9, by which firmware knows that the port is there.
     pub fn read(&mut self, port: u16, data: &mut [u8]) {
