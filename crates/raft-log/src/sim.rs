@@ -4,6 +4,7 @@
 //! end the faults stop, the cluster must recover, and what the clients saw must be linearizable. [`shrink`] reduces a
 //! scenario that fails.
 
+mod bytes;
 mod clients;
 mod cluster;
 mod disk;
@@ -74,6 +75,8 @@ pub struct Scenario {
     pub lease: bool,
     /// What goes wrong.
     pub faults: Vec<Fault>,
+    /// Disks are bytes under a [`Wal`](crate::wal::Wal), which crashes tear and rot flips, loses and overwrites.
+    pub bytes: bool,
     /// How long faults last, in milliseconds of the simulated world.
     pub duration: u64,
     /// Which rule all servers break.
@@ -92,6 +95,7 @@ impl Scenario {
             witness: servers > 2 && rng.below(6) == 0,
             lease: rng.below(3) == 0,
             faults: FAULTS.into_iter().filter(|_| rng.below(2) == 0).collect(),
+            bytes: false,
             duration: 4_000 + rng.below(8_000),
             #[cfg(feature = "mutation")]
             mutation: None,
@@ -172,6 +176,9 @@ fn smaller(scenario: &Scenario) -> Vec<Scenario> {
     less.witness = false;
     all.push(less.clone());
     less.servers = scenario.servers.saturating_sub(1).max(1);
+    all.push(less.clone());
+    less = scenario.clone();
+    less.bytes = false;
     all.push(less.clone());
     less = scenario.clone();
     less.lease = false;

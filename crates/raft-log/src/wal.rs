@@ -39,13 +39,14 @@ pub struct Wal<S> {
     storage: S,
     segment_bytes: u64,
     current: Current,
-    /// Each segment's furthest index, the current one's too.
+    /// Each segment's greatest index, the current one's too.
     segments: BTreeMap<u64, Index>,
     sequence: u64,
     previous: u64,
     /// The one of the last commit.
     hard_state: HardState,
-    furthest: Position,
+    /// Where the log ends, or ended before it was damaged.
+    last: Position,
     pending: Vec<Record>,
     pending_hard_state: HardState,
     ticket: Option<Ticket>,
@@ -147,7 +148,7 @@ impl<S: Storage> Wal<S> {
             sequence: 0,
             previous: 0,
             hard_state: HardState::default(),
-            furthest: Position::default(),
+            last: Position::default(),
             pending: Vec::new(),
             pending_hard_state: HardState::default(),
             ticket: None,
@@ -160,7 +161,7 @@ impl<S: Storage> Wal<S> {
         let recovery = &recovered.recovery;
         self.hard_state = recovery.boot.hard_state;
         self.pending_hard_state = self.hard_state;
-        self.furthest = recovered.furthest;
+        self.last = recovered.last;
         self.sequence = recovered.sequence;
         self.previous = recovered.previous;
         let numbers = recovery.segments.iter().map(|report| report.number);
@@ -294,8 +295,9 @@ impl<S: Storage> Wal<S> {
             self.start_segment(number, bytes.max(count * header_bytes() * 4))?;
         }
         self.hard_state = self.pending_hard_state;
-        let furthest = records.iter().map(Record::at).max().unwrap_or_default();
-        self.furthest = self.furthest.max(furthest);
+        self.last = records
+            .iter()
+            .fold(self.last, |last, record| record.end_of_log(last));
         self.write(&records, &payloads)?;
         self.free_segments(&records)
     }
@@ -366,7 +368,7 @@ impl<S: Storage> Wal<S> {
             left: u64::try_from(left).unwrap_or(u64::MAX),
             length: u64::try_from(payload.len()).unwrap_or(u64::MAX),
             at: record.at(),
-            furthest: self.furthest,
+            last: self.last,
             hard_state: self.hard_state,
             previous: self.previous,
             payload_checksum: checksum(payload),

@@ -92,6 +92,19 @@ fn a_hole_is_there_until_the_leader_fills_it() {
     assert_eq!(whole.boot.entries, image().entries);
 }
 
+/// A later leader may replace what was acknowledged by entries of an earlier term than it was.
+#[test]
+fn a_log_may_end_before_where_it_once_did() {
+    let mut wal = filled();
+    for (ticket, entries) in [(9, vec![entry(3, 6), entry(3, 7)]), (10, vec![entry(2, 6)])] {
+        wal.append(write(ticket, entries)).expect("a write");
+        wal.sync().expect("a good disk");
+    }
+    let recovery = Recovery::read(wal.storage()).expect("a log");
+    assert!(recovery.is_whole(), "{:?}", recovery.damage);
+    assert_eq!(recovery.boot.entries.last(), Some(&entry(2, 6)));
+}
+
 #[test]
 fn a_header_lost_twice_is_noticed_if_anything_follows() {
     let mut disk = filled().into_storage();

@@ -1,4 +1,4 @@
-//! `raft-sim --seed N` replays one run; `raft-sim --runs N` tries that many seeds.
+//! `raft-sim --seed N` replays one run; `raft-sim --runs N` tries that many seeds; `--bytes` puts bytes under the disks.
 #![expect(clippy::print_stdout, reason = "a command")]
 
 use std::env;
@@ -13,24 +13,29 @@ fn main() -> ExitCode {
         let place = arguments.iter().position(|argument| argument == name)?;
         arguments.get(place + 1)?.parse::<u64>().ok()
     };
-    let trace = arguments.iter().any(|argument| argument == "--trace");
+    let flag = |name: &str| arguments.iter().any(|argument| argument == name);
+    let scenario = |seed| Scenario {
+        bytes: flag("--bytes"),
+        ..Scenario::from_seed(seed)
+    };
     match (number("--seed"), number("--runs")) {
-        (Some(seed), None) => replay(seed, trace),
-        (first, Some(runs)) => search(first.unwrap_or(0), runs),
+        (Some(seed), None) => replay(&scenario(seed), flag("--trace")),
+        (first, Some(runs)) => search(first.unwrap_or(0), runs, scenario),
         (None, None) => {
-            println!("usage: raft-sim --seed N [--trace] | raft-sim --runs N [--seed FIRST]");
+            println!(
+                "usage: raft-sim --seed N [--bytes] [--trace] | raft-sim --runs N [--seed FIRST] [--bytes]"
+            );
             ExitCode::from(2)
         }
     }
 }
 
-fn replay(seed: u64, trace: bool) -> ExitCode {
-    let scenario = Scenario::from_seed(seed);
+fn replay(scenario: &Scenario, trace: bool) -> ExitCode {
     println!("{scenario:?}");
     let outcome = if trace {
-        run_traced(&scenario, &mut |event| println!("{event}"))
+        run_traced(scenario, &mut |event| println!("{event}"))
     } else {
-        run(&scenario)
+        run(scenario)
     };
     println!(
         "{} steps, {} entries committed, {} answers",
@@ -40,17 +45,17 @@ fn replay(seed: u64, trace: bool) -> ExitCode {
         None => ExitCode::SUCCESS,
         Some(violation) => {
             println!("{violation}");
-            println!("smallest that fails: {:?}", shrink(&scenario));
+            println!("smallest that fails: {:?}", shrink(scenario));
             ExitCode::FAILURE
         }
     }
 }
 
-fn search(first: u64, runs: u64) -> ExitCode {
+fn search(first: u64, runs: u64, scenario: impl Fn(u64) -> Scenario) -> ExitCode {
     let began = Instant::now();
     let (mut steps, mut failed) = (0, 0_u32);
     for seed in first..first + runs {
-        let outcome = run(&Scenario::from_seed(seed));
+        let outcome = run(&scenario(seed));
         steps += outcome.steps;
         if let Some(violation) = outcome.violation {
             println!("seed {seed} {violation}");

@@ -232,7 +232,11 @@ impl<'a> Cluster<'a> {
         } else {
             100
         };
-        self.disks.insert(node, Disk::new(boot));
+        let seed = self
+            .scenario
+            .bytes
+            .then_some(self.scenario.seed ^ node << 32);
+        self.disks.insert(node, Disk::new(boot, seed));
         let server = Server {
             raft: None,
             machine: Machine::default(),

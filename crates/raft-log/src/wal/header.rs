@@ -42,8 +42,8 @@ pub(super) struct Header {
     pub(super) length: u64,
     /// Of the entry, or of the snapshot's last.
     pub(super) at: Position,
-    /// The greatest position up to here: what is missing of it was lost.
-    pub(super) furthest: Position,
+    /// Where the log ends after this commit: what is missing of it was lost.
+    pub(super) last: Position,
     pub(super) hard_state: HardState,
     /// The checksum of the record before.
     pub(super) previous: u64,
@@ -98,8 +98,8 @@ impl Header {
             self.length,
             self.at.term,
             self.at.index,
-            self.furthest.term,
-            self.furthest.index,
+            self.last.term,
+            self.last.index,
             self.hard_state.term,
             u64::from(vote.is_some()),
             vote.unwrap_or(0),
@@ -138,7 +138,7 @@ impl Header {
             left: words[6],
             length: words[7],
             at: position(words[8], words[9]),
-            furthest: position(words[10], words[11]),
+            last: position(words[10], words[11]),
             hard_state: HardState {
                 term: words[12],
                 voted_for: (words[13] != 0).then_some(words[14]),

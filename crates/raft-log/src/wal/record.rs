@@ -39,6 +39,22 @@ impl Record {
         }
     }
 
+    /// Where a log ends after this that ended at `last` before.
+    pub(super) fn end_of_log(&self, last: Position) -> Position {
+        match self {
+            Self::HardState => last,
+            Self::Entry(entry) => entry.at,
+            Self::Snapshot { snapshot, instead } => {
+                let at = snapshot.last();
+                if *instead || at.index >= last.index {
+                    at
+                } else {
+                    last
+                }
+            }
+        }
+    }
+
     pub(super) fn payload(&self) -> Vec<u8> {
         match self {
             Self::HardState => Vec::new(),

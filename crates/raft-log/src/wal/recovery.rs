@@ -13,7 +13,7 @@ use crate::{Boot, Entry, HardState, Index, Position, Snapshot, Term};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recovery {
     /// Gives to [`Raft::new`](crate::Raft::new). Its entries end before the first that is damaged; if anything is, its
-    /// floor is the furthest that was ever acknowledged, so the leader sends the rest again and no vote forgets it. It is
+    /// floor is where the log ended, so the leader sends the rest again and no vote forgets it. It is
     /// applied as far as the snapshot: a state machine that keeps its own state may say more.
     pub boot: Boot,
     /// Entries after the damage, from snapshot on; kept on the disk until the leader sends others. `None` is one that was
@@ -75,7 +75,7 @@ pub struct Report {
 /// What opening needs besides.
 pub(super) struct Recovered {
     pub(super) recovery: Recovery,
-    pub(super) furthest: Position,
+    pub(super) last: Position,
     pub(super) sequence: u64,
     pub(super) previous: u64,
     /// Headers to write again, and what segments without a record are in the way.
@@ -148,7 +148,8 @@ pub(super) fn recover(storage: &impl Storage) -> Result<Recovered, WalError> {
 struct Replay {
     any: bool,
     hard_state: HardState,
-    furthest: Position,
+    /// Where the log must end.
+    end: Position,
     snapshot: Option<Snapshot>,
     log: BTreeMap<Index, (Term, Option<Entry>)>,
     damage: Vec<Damage>,
@@ -186,9 +187,7 @@ impl Replay {
         self.any = true;
         self.previous = Some(header.checksum());
         self.hard_state = header.hard_state;
-        if scanned.durable {
-            self.furthest = self.furthest.max(header.furthest);
-        }
+        self.end = header.last;
         if state == State::Repairable {
             self.repairs.push(header);
         }
@@ -269,8 +268,9 @@ impl Replay {
             entries.push(entry.clone());
         }
         let after = self.log.split_off(&last.index.saturating_add(1));
-        if last < self.furthest {
-            damage.push(Damage::Short(self.furthest));
+        let acknowledged = self.end.max(self.hard_state.floor);
+        if last < acknowledged {
+            damage.push(Damage::Short(acknowledged));
         }
         let mut healed = Vec::new();
         if damage.is_empty() && after.is_empty() {
@@ -279,12 +279,11 @@ impl Replay {
             damage.append(&mut self.damage);
         }
         if !damage.is_empty() {
-            let floor = &mut self.hard_state.floor;
-            *floor = self.furthest.max(*floor);
+            self.hard_state.floor = acknowledged;
         }
         let applied = snapshot.last().index;
         Recovered {
-            furthest: self.furthest,
+            last: self.end,
             sequence: self.sequence.unwrap_or(0),
             previous: self.previous.unwrap_or(0),
             repairs: self.repairs,

@@ -22,6 +22,9 @@ impl Cluster<'_> {
         if server.raft.is_some() {
             return Ok(());
         }
+        if let Some(wrong) = &disk.broken {
+            return Err(format!("server {node} recovers {wrong}"));
+        }
         let raft = Raft::new(options, &disk.image, clock)
             .map_err(|error| format!("server {node} does not start: {error}"))?;
         server.machine = Machine::decode(disk.image.snapshot.data());
