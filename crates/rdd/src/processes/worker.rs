@@ -138,7 +138,7 @@ fn report(
         };
     };
     let path = map_file::path(folder, shuffle, partition, AttemptId(attempt));
-    match map_file::write(&path, &blocks) {
+    match remade(folder).and_then(|()| map_file::write(&path, &blocks)) {
         Ok(()) => FromWorker::Done {
             attempt,
             records,
@@ -146,6 +146,15 @@ fn report(
             result: Vec::new(),
         },
         Err(source) => failed(&TaskError::Spill { path, source }),
+    }
+}
+
+/// The worker's folder is there, perhaps for the second time. The one it lies in is this user's alone, so that one is
+/// not made again.
+fn remade(folder: &Path) -> io::Result<()> {
+    match std::fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 
