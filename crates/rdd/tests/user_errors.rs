@@ -5,7 +5,11 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rdd::{Context, Faults, JobError, ThreadOptions, Threads};
+use rdd::scheduler::StageId;
+use rdd::{
+    Block, Context, Faults, FetchError, JobError, Output, RddId, ShuffleId, StorageLevel, TaskEnv,
+    TaskError, ThreadOptions, Threads,
+};
 
 #[test]
 fn a_panic_in_a_closure_names_stage_partition_and_attempt() {
@@ -155,4 +159,48 @@ fn a_lost_worker_takes_the_partitions_it_kept_and_no_others() {
     assert_eq!(kept.count(), Ok(8));
     let again = computed.load(Ordering::Relaxed) - before;
     assert!((1..8).contains(&again), "{again} of 8");
+}
+
+#[test]
+fn a_table_over_its_budget_with_nowhere_to_spill_is_an_error() {
+    struct Small;
+
+    impl TaskEnv for Small {
+        fn fetch(
+            &self,
+            shuffle: ShuffleId,
+            map: usize,
+            reduce: usize,
+        ) -> Result<Block, FetchError> {
+            Err(FetchError {
+                shuffle,
+                map,
+                reduce,
+                source: None,
+            })
+        }
+
+        fn cached(&self, _: RddId, _: usize) -> Option<Block> {
+            None
+        }
+
+        fn cache(&self, _: RddId, _: usize, _: StorageLevel, _: Output) {}
+
+        fn table_bytes(&self) -> usize {
+            160
+        }
+    }
+
+    let context = Context::local(2).expect("a folder");
+    let job = |keys: u64| {
+        let pairs = context.parallelize((0..100u64).map(|n| (n % keys, n)), 1);
+        rdd::collect_job(&pairs.reduce_by_key(1, |a, b| a + b))
+    };
+    // Ten entries of 16 bytes.
+    assert!(job(10).run_task(StageId(0), 0, &Small).is_ok());
+    let error = job(11).run_task(StageId(0), 0, &Small).map(drop);
+    assert!(
+        matches!(error, Err(TaskError::Budget { budget: 160 })),
+        "{error:?}"
+    );
 }
