@@ -31,6 +31,8 @@ struct Script {
     /// What happens at which completion.
     faults: Vec<(u64, Fault)>,
     slow_worker: Option<u32>,
+    /// More than the usual three.
+    more_workers: u32,
     seed: u64,
 }
 
@@ -123,7 +125,7 @@ impl<'a> Run<'a> {
     }
 
     fn run(&mut self) -> Result<Vec<Block>, JobError> {
-        (0..3).for_each(|_| self.join());
+        (0..3 + self.script.more_workers).for_each(|_| self.join());
         while self.over.is_none() {
             let next = self.queue.peek().map(|Reverse((at, _))| *at);
             match self
@@ -482,6 +484,7 @@ fn the_same_seed_gives_the_same_actions() {
         faults: vec![(2, Fault::Kill(1)), (5, Fault::CorruptBlock)],
         seed: 9,
         slow_worker: Some(0),
+        ..Script::default()
     };
     assert_eq!(
         simulate(script(), three_stages),
@@ -515,6 +518,35 @@ fn a_straggler_ten_times_slow_costs_its_own_share_and_one_wave() {
         slowed.ended_at,
         even.ended_at
     );
+}
+
+#[test]
+fn a_straggler_among_ten_workers_costs_less_than_a_third() {
+    // Twenty tasks a worker in each stage.
+    let wide = |context: &Context| {
+        let pairs = context.parallelize((0..400u64).map(|n| (n, n)), 200);
+        pairs
+            .map(|(k, v)| (k % 10, v))
+            .reduce_by_key(200, |a, b| a + b)
+    };
+    for seed in 0..5 {
+        let script = |slow_worker| Script {
+            slow_worker,
+            more_workers: 7,
+            seed,
+            ..Script::default()
+        };
+        let (plain, even) = simulate(script(None), wide);
+        let (same, slowed) = simulate(script(Some(0)), wide);
+        assert_eq!(same, plain);
+        assert!(slowed.backups > 0);
+        assert!(
+            slowed.ended_at * 10 <= even.ended_at * 13,
+            "{} against {}",
+            slowed.ended_at,
+            even.ended_at
+        );
+    }
 }
 
 /// `RDD_LINEAGES` says how many; by hand 100,000.
@@ -556,7 +588,8 @@ fn random_lineages_with_random_faults_give_the_eager_result() {
                 Script {
                     faults,
                     seed,
-                    slow_worker
+                    slow_worker,
+                    ..Script::default()
                 },
                 make
             )
