@@ -102,7 +102,7 @@ pub struct Exits {
 
 /// The devices of one PC.
 ///
-/// Implements the traits of [`x86_dbt::Platform`]. Time is that of [`Clock::set_retired`] plus what
+/// Implements the traits of [`x86_dbt::Platform`]. Time is that of [`x86_dbt::Clock::set_retired`] plus what
 /// [`skip_idle_to`](Self::skip_idle_to) added; the same accesses at the same times give the same
 /// answers.
 pub struct Board {
