@@ -13,6 +13,7 @@ use x86_dbt::{
 
 use crate::board::{Board, Chipset, TSC_HZ};
 use crate::engine::{EngineError, Stop};
+use crate::lockstep::{CHUNK, chunk};
 use crate::start_state::{self, StartState};
 
 /// A virtual machine with one processor of ours.
@@ -105,16 +106,8 @@ impl DbtEngine {
         let mut hasher = DefaultHasher::new();
         format!("{:?}", self.cpu.state()).hash(&mut hasher);
         for region in self.ram.iter() {
-            let slice = region.as_volatile_slice().map_err(EngineError::Memory)?;
-            let mut bytes = vec![0; CHUNK];
-            for start in (0..slice.len()).step_by(CHUNK) {
-                let part = &mut bytes[..CHUNK.min(slice.len() - start)];
-                let source = slice.subslice(start, part.len());
-                source
-                    .map_err(vm_memory::GuestMemoryError::from)
-                    .map_err(EngineError::Memory)?
-                    .copy_to(part);
-                part.hash(&mut hasher);
+            for offset in (0..region.len()).step_by(CHUNK) {
+                chunk(region, offset)?.hash(&mut hasher);
             }
         }
         Ok(hasher.finish())
@@ -246,8 +239,6 @@ fn table(from: start_state::DescriptorTable) -> TableRegister {
 
 /// Instructions between two looks at the host's clock: some 50 ms.
 const SLICE: u64 = 3_000_000;
-/// Bytes of memory digested at once.
-const CHUNK: usize = 1 << 20;
 /// How long to sleep when only input can wake the guest.
 const NAP: Duration = Duration::from_millis(5);
 const RFLAGS_IF: u64 = 1 << 9;

@@ -146,7 +146,8 @@ impl Lockstep {
     }
 }
 
-fn chunk(region: &impl GuestMemoryRegion, offset: u64) -> Result<Vec<u8>, EngineError> {
+/// The bytes of a region from `offset`, at most [`CHUNK`] of them.
+pub(crate) fn chunk(region: &impl GuestMemoryRegion, offset: u64) -> Result<Vec<u8>, EngineError> {
     let failed = EngineError::Memory;
     let slice = region.as_volatile_slice().map_err(failed)?;
     let offset = usize::try_from(offset).expect("RAM is mapped, so its offsets are addresses");
@@ -172,4 +173,5 @@ fn diverged(from: u64, to: u64, difference: String) -> EngineError {
 const BUDGET_MAX: u64 = 3000;
 /// Instructions between two comparisons of all memory.
 const MEMORY_INTERVAL: u64 = 1 << 26;
-const CHUNK: usize = 1 << 20;
+/// Bytes of memory looked at at once.
+pub(crate) const CHUNK: usize = 1 << 20;

@@ -4,6 +4,7 @@ mod apic;
 mod e1000;
 mod histories;
 mod hostile_state;
+mod hostile_tables;
 mod interpreter;
 mod native_unit;
 mod nested_walk;

@@ -5,9 +5,11 @@ use arbitrary::{Result, Unstructured};
 use guest_paging::nested::{
     self, Composed, ComposedEpt, Failure, Ground, Layer, Nested, Purpose, Stage, StageAccess, Trace,
 };
-use guest_paging::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use guest_paging::vm_memory::GuestMemoryMmap;
 use guest_paging::x86::{Access, AccessKind, Context, Processor, Registers, Vendor};
 use guest_paging::{Gpa, Gva, PinnedMemory, ept};
+
+use crate::hostile_tables::{near, scatter};
 
 /// Reads tables, their roots and accesses from `data`, in this order.
 pub fn nested_walk(data: &[u8]) {
@@ -121,27 +123,10 @@ fn ept(input: &mut Unstructured<'_>) -> Result<ept::Context> {
 
 /// A few entries, each repeated over the memory.
 fn memory(input: &mut Unstructured<'_>) -> Result<GuestMemoryMmap> {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), SIZE)]).expect("64 KiB");
     let entries = (0..input.int_in_range(1..=16)?)
         .map(|_| Ok(near(input)? | input.arbitrary::<u64>()? & 0xfff))
         .collect::<Result<Vec<u64>>>()?;
-    let mut which: u64 = input.arbitrary()?;
-    for at in (0..SIZE as u64).step_by(8) {
-        which = which
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        let number = usize::try_from(which >> 40).expect("24 bits");
-        let entry = entries[number % entries.len()];
-        memory
-            .write_obj(entry, GuestAddress(at))
-            .expect("in the memory");
-    }
-    Ok(memory)
-}
-
-/// A page in memory, or the one just beyond.
-fn near(input: &mut Unstructured<'_>) -> Result<u64> {
-    Ok(input.int_in_range(0..=SIZE as u64 / 4096)? << 12)
+    Ok(scatter(&entries, input.arbitrary()?))
 }
 
 const CAPABILITIES: ept::Capabilities = ept::Capabilities {
@@ -151,7 +136,6 @@ const CAPABILITIES: ept::Capabilities = ept::Capabilities {
     gib_pages: true,
     mode_based_execute: false,
 };
-const SIZE: usize = 0x1_0000;
 const ACCESSES_MAX: usize = 16;
 
 #[cfg(test)]

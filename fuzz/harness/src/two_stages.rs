@@ -7,9 +7,11 @@ use std::fmt::Debug;
 use arbitrary::{Result, Unstructured};
 use guest_paging::arm::{self, Granule, Registers, Stage as ArmStage};
 use guest_paging::nested::{self, Cause, Ground, GuestPaging, Stage, Structures, Trace};
-use guest_paging::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use guest_paging::vm_memory::GuestMemoryMmap;
 use guest_paging::x86::{self, Access, AccessKind, Processor, Vendor};
 use guest_paging::{Gpa, Gva, Paging, PinnedMemory, npt, vtd};
+
+use crate::hostile_tables::{near, scatter};
 
 /// Reads tables, a pair of stages and accesses from `data`, in this order.
 pub fn two_stages(data: &[u8]) {
@@ -146,34 +148,16 @@ fn gva(input: &mut Unstructured<'_>) -> Result<Gva> {
 
 /// A few entries, each repeated over the memory.
 fn memory(input: &mut Unstructured<'_>) -> Result<GuestMemoryMmap> {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), SIZE)]).expect("64 KiB");
     let entries = (0..input.int_in_range(1..=16)?)
         .map(|_| {
             let high = input.arbitrary::<u64>()? & 0xfff << 52;
             Ok(near(input)? | input.arbitrary::<u64>()? & 0xfff | high)
         })
         .collect::<Result<Vec<u64>>>()?;
-    let mut which: u64 = input.arbitrary()?;
-    for at in (0..SIZE as u64).step_by(8) {
-        which = which
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        let number = usize::try_from(which >> 40).expect("24 bits");
-        let entry = entries[number % entries.len()];
-        memory
-            .write_obj(entry, GuestAddress(at))
-            .expect("in the memory");
-    }
-    Ok(memory)
-}
-
-/// A page in memory, or the one just beyond.
-fn near(input: &mut Unstructured<'_>) -> Result<u64> {
-    Ok(input.int_in_range(0..=SIZE as u64 / 4096)? << 12)
+    Ok(scatter(&entries, input.arbitrary()?))
 }
 
 const KINDS: [AccessKind; 3] = [AccessKind::Read, AccessKind::Write, AccessKind::Fetch];
-const SIZE: usize = 0x1_0000;
 const ACCESSES_MAX: usize = 16;
 
 #[cfg(test)]

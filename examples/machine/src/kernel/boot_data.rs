@@ -68,12 +68,7 @@ impl BootData {
         guest: &Guest<'_>,
         header: setup_header,
     ) -> Result<(), GuestMemoryError> {
-        if let Some(initrd) = guest.initrd {
-            ram.write_slice(initrd, GuestAddress(self.initrd))?;
-        }
-        if let Some(acpi) = guest.acpi {
-            ram.write_slice(acpi, GuestAddress(ACPI_TABLES))?;
-        }
+        self.write_files(ram, guest)?;
         ram.write_slice(guest.command_line.as_bytes(), GuestAddress(COMMAND_LINE))?;
         let end = COMMAND_LINE + length(guest.command_line.as_bytes());
         ram.write_obj(0u8, GuestAddress(end))?;
@@ -81,6 +76,17 @@ impl BootData {
         ram.write_slice(zero_page.as_slice(), GuestAddress(ZERO_PAGE))?;
         self.write_start_info(ram, guest)?;
         write_boot_tables(ram)
+    }
+
+    /// Writes the RAM disk and the ACPI tables.
+    pub(super) fn write_files(&self, ram: &Ram, guest: &Guest<'_>) -> Result<(), GuestMemoryError> {
+        if let Some(initrd) = guest.initrd {
+            ram.write_slice(initrd, GuestAddress(self.initrd))?;
+        }
+        if let Some(acpi) = guest.acpi {
+            ram.write_slice(acpi, GuestAddress(ACPI_TABLES))?;
+        }
+        Ok(())
     }
 
     fn zero_page(&self, guest: &Guest<'_>, header: setup_header) -> boot_params {
@@ -171,7 +177,8 @@ fn write_page_tables(ram: &Ram) -> Result<(), GuestMemoryError> {
     Ok(())
 }
 
-fn e820_type(entry: MapEntry) -> u32 {
+/// What the memory maps of all boot protocols call an entry.
+pub(super) fn e820_type(entry: MapEntry) -> u32 {
     if entry.usable { 1 } else { 2 }
 }
 

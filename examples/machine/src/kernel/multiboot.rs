@@ -6,9 +6,9 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::boot_data::{BootData, COMMAND_LINE_ROOM, low_ram, total};
+use super::boot_data::{BootData, COMMAND_LINE_ROOM, e820_type, low_ram, total};
 use super::{Guest, LoadError, Ram, check_command_line, length, u16_at, u32_at};
-use crate::layout::{ACPI_TABLES, MULTIBOOT_INFO, memory_map};
+use crate::layout::{CONVENTIONAL_END, HIGH_MEMORY, MULTIBOOT_INFO, memory_map};
 use crate::start_state::StartState;
 
 pub(super) fn is_multiboot(bytes: &[u8]) -> bool {
@@ -61,35 +61,31 @@ fn write_information(
     let map = memory_map(total(ram));
     let mut information = [0u32; 30];
     information[0] = HAS_MEMORY | HAS_COMMAND_LINE | HAS_MEMORY_MAP | HAS_LOADER_NAME;
-    // KiB below 640 KiB, and from 1 MiB up to the first hole.
-    information[1] = 639;
-    information[2] = low(low_ram(ram).saturating_sub(1 << 20) >> 10);
+    // KiB of conventional memory, and from 1 MiB up to the first hole.
+    information[1] = low(CONVENTIONAL_END >> 10);
+    information[2] = low(low_ram(ram).saturating_sub(HIGH_MEMORY) >> 10);
     information[4] = low(MULTIBOOT_INFO + COMMAND_LINE_AT);
-    information[11] = low(24 * length(&vec![0; map.len()]));
+    information[11] = 24 * u32::try_from(map.len()).expect("a handful");
     information[12] = low(MULTIBOOT_INFO + MEMORY_MAP_AT);
     information[16] = low(MULTIBOOT_INFO + LOADER_NAME_AT);
     if let Some(initrd) = guest.initrd {
         information[0] |= HAS_MODULES;
         (information[5], information[6]) = (1, low(MULTIBOOT_INFO + MODULES_AT));
         let start = boot_data.initrd();
-        ram.write_slice(initrd, GuestAddress(start))?;
         let module = [low(start), low(start + length(initrd)), 0, 0];
         write_words(ram, MULTIBOOT_INFO + MODULES_AT, &module)?;
     }
-    if let Some(acpi) = guest.acpi {
-        ram.write_slice(acpi, GuestAddress(ACPI_TABLES))?;
-    }
+    boot_data.write_files(ram, guest)?;
     write_words(ram, MULTIBOOT_INFO, &information)?;
     for (entry, at) in map
-        .iter()
+        .into_iter()
         .zip((MULTIBOOT_INFO + MEMORY_MAP_AT..).step_by(24))
     {
         // "size" counts the bytes after itself.
         ram.write_obj(20u32, GuestAddress(at))?;
         ram.write_obj(entry.start, GuestAddress(at + 4))?;
         ram.write_obj(entry.size, GuestAddress(at + 12))?;
-        let kind: u32 = if entry.usable { 1 } else { 2 };
-        ram.write_obj(kind, GuestAddress(at + 20))?;
+        ram.write_obj(e820_type(entry), GuestAddress(at + 20))?;
     }
     ram.write_slice(
         b"softmetal\0",
