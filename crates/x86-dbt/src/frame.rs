@@ -41,9 +41,9 @@ const BYTES: usize = SIGNAL_STACK + JUMP_CACHES + MODES * JUMP_CACHE_BYTES;
 pub(crate) struct Header {
     /// The guest's status flags while translated code runs: AH as LAHF makes it, and OF in AL.
     pub(crate) flags: u64,
-    /// Guest R13, R14, R15 and R11, whose host registers are taken.
-    pub(crate) homes: [u64; 4],
-    /// Instructions left before the deadline when the unit that runs was entered; in R11 while translated code runs.
+    /// Guest R13, R14 and R15, whose host registers are taken.
+    pub(crate) homes: [u64; 3],
+    /// Instructions left before the deadline when the unit that runs was entered.
     pub(crate) budget: i64,
     pub(crate) fs_base: u64,
     pub(crate) gs_base: u64,

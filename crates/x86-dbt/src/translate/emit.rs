@@ -11,8 +11,6 @@ pub(super) const RAX: Reg = 0;
 pub(super) const RDX: Reg = 2;
 /// Holds guest RSP.
 pub(super) const STACK: Reg = 13;
-/// Holds [`Header::budget`].
-pub(super) const BUDGET: Reg = 11;
 /// Free between instructions: the address, and what it becomes.
 pub(super) const S0: Reg = 14;
 /// Free between instructions.
@@ -31,6 +29,7 @@ pub(super) const GREATER_EQUAL: u8 = 13;
 pub(super) enum Alu {
     Add = 0,
     And = 4,
+    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -47,17 +46,12 @@ pub(super) struct Code {
 
 /// Whether guest register `number` lives in the header.
 pub(super) fn has_home(number: Reg) -> bool {
-    matches!(number, 11 | 13..=15)
+    matches!(number, 13..=15)
 }
 
 /// Where guest register `number` lives, of those that [`has_home`] names.
 pub(super) fn home(number: Reg) -> usize {
-    let slot = if number == 11 {
-        3
-    } else {
-        usize::from(number - 13)
-    };
-    offset_of!(Header, homes) + slot * 8
+    offset_of!(Header, homes) + usize::from(number - 13) * 8
 }
 
 impl Code {
