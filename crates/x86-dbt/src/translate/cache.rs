@@ -14,15 +14,15 @@ use crate::arena::Arena;
 use crate::block::Block;
 use crate::frame::{Frame, jump_slot};
 use crate::ram::PAGE;
-use crate::tlb::{Gone, Tlb};
+use crate::tlb::{Bank, Gone, Tlb};
 
 /// Bytes of host code before all of it is thrown away.
 const ARENA_BYTES: usize = 32 << 20;
 /// Links before all is thrown away, as their numbers are part of the code.
 const LINKS_MAX: usize = 1 << 20;
-/// Things remembered for one linear page before they are forgotten.
 /// How often an instruction must trap, or not trap, to be translated otherwise.
 const ADAPT_AFTER: u8 = 32;
+/// Things remembered for one linear page before they are forgotten.
 const DEPENDENTS_MAX: usize = 1 << 13;
 
 pub(super) struct Unit {
@@ -57,8 +57,27 @@ pub(super) enum Dependent {
     Jump { mode: Mode, slot: usize },
 }
 
-#[derive(Default)]
+/// Where code of a linear page was found, and by whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Home {
+    pub(super) linear: u64,
+    pub(super) gpa: u64,
+    pub(super) bank: Bank,
+}
+
+impl Home {
+    /// Of the page that `block` is on, when it is fetched through `bank`.
+    pub(super) fn of(block: &Block, bank: Bank) -> Self {
+        Self {
+            linear: block.linear() & !(PAGE - 1),
+            gpa: block.gpa() & !(PAGE - 1),
+            bank,
+        }
+    }
+}
+
 struct Page {
+    home: Home,
     global: bool,
     dependents: Vec<Dependent>,
 }
@@ -155,19 +174,21 @@ impl Translator {
         self.arena.patch(link.at, &link.unchained);
     }
 
-    /// Forgets what was kept by linear address and is gone from the TLB.
-    pub(super) fn follow(&mut self, tlb: &mut Tlb) {
+    /// Forgets what was kept by linear address and is gone from the TLB, but for pages that `is_home` finds where they
+    /// were: programs that take turns run the same code.
+    pub(super) fn follow(&mut self, tlb: &mut Tlb, is_home: impl Fn(Home) -> bool) {
         if self.epoch == tlb.epoch {
             return;
         }
         self.epoch = tlb.epoch;
         let Gone { pages, local, all } = tlb.take_gone();
         if all || local {
-            self.forget(&mut tlb.frame, |page| all || !page.global);
+            let goes = |page: &Page| all || !page.global && !is_home(page.home);
+            self.forget(&mut tlb.frame, goes);
         }
         for page in pages {
             if let Some(page) = self.pages.remove(&page) {
-                self.forget_page(&mut tlb.frame, page);
+                self.forget_page(&mut tlb.frame, page.dependents);
             }
         }
     }
@@ -177,15 +198,15 @@ impl Translator {
         pages.retain(|_, page| {
             let gone = goes(page);
             if gone {
-                self.forget_page(frame, std::mem::take(page));
+                self.forget_page(frame, std::mem::take(&mut page.dependents));
             }
             !gone
         });
         self.pages = pages;
     }
 
-    fn forget_page(&mut self, frame: &mut Frame, page: Page) {
-        for dependent in page.dependents {
+    fn forget_page(&mut self, frame: &mut Frame, dependents: Vec<Dependent>) {
+        for dependent in dependents {
             match dependent {
                 // After a reset the links are gone, and with them the code they were in.
                 Dependent::Link(link) if (link as usize) < self.links.len() => self.unchain(link),
@@ -195,21 +216,27 @@ impl Translator {
         }
     }
 
-    /// Notes that `dependent` holds while the translation of `linear`'s page does.
+    /// Notes that `dependent` holds while `home` does.
     pub(super) fn depend(
         &mut self,
         frame: &mut Frame,
-        linear: u64,
+        home: Home,
         global: bool,
         dependent: Dependent,
     ) {
-        let page = self.pages.entry(linear & !(PAGE - 1)).or_default();
+        let page = self.pages.entry(home.linear).or_insert(Page {
+            home,
+            global,
+            dependents: Vec::new(),
+        });
         page.global = global;
-        page.dependents.push(dependent);
-        if page.dependents.len() > DEPENDENTS_MAX {
-            let page = std::mem::take(page);
-            self.forget_page(frame, page);
+        let mut forgotten = Vec::new();
+        if page.home != home || page.dependents.len() >= DEPENDENTS_MAX {
+            page.home = home;
+            forgotten = std::mem::take(&mut page.dependents);
         }
+        page.dependents.push(dependent);
+        self.forget_page(frame, forgotten);
     }
 
     pub(super) fn address(&self, unit: UnitId) -> *const u8 {
@@ -217,7 +244,7 @@ impl Translator {
     }
 
     /// Chains the link through which translated code was left to `unit`, which it leads to.
-    pub(super) fn chain(&mut self, frame: &mut Frame, unit: UnitId, global: bool) {
+    pub(super) fn chain(&mut self, frame: &mut Frame, unit: UnitId, home: Home, global: bool) {
         let Some(number) = self.pending.take() else {
             return;
         };
@@ -246,7 +273,7 @@ impl Translator {
             self.links[number as usize].listed = Some(unit);
         }
         if !near {
-            self.depend(frame, link.target, global, Dependent::Link(number));
+            self.depend(frame, home, global, Dependent::Link(number));
         }
     }
 

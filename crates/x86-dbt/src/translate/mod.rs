@@ -30,8 +30,9 @@ use crate::frame::{Header, MODES, NO_LINK, jump_slot};
 use crate::ops::interrupt::Origin;
 use crate::platform::Platform;
 use crate::ram::PAGE;
-use cache::Dependent;
+use crate::walk;
 pub(crate) use cache::Translator;
+use cache::{Dependent, Home};
 use site::Site;
 
 /// How often a block is interpreted before it is translated.
@@ -134,18 +135,30 @@ impl Cpu {
             return None;
         }
         let unit = block.unit(mode).or_else(|| self.translate(block, mode))?;
-        self.translator.follow(&mut self.tlb);
+        self.follow_tlb();
         let linear = block.linear();
-        let global = self.tlb.is_global_fetch(self.fetch_bank(), linear);
+        let home = Home::of(block, self.fetch_bank());
+        let global = self.tlb.is_global_fetch(home.bank, linear);
         let code = self.translator.address(unit);
-        self.translator.chain(&mut self.tlb.frame, unit, global);
+        self.translator
+            .chain(&mut self.tlb.frame, unit, home, global);
         if self.tlb.frame.remember_jump(mode.index(), linear, code) {
             let slot = jump_slot(linear);
             let jump = Dependent::Jump { mode, slot };
             self.translator
-                .depend(&mut self.tlb.frame, linear, global, jump);
+                .depend(&mut self.tlb.frame, home, global, jump);
         }
         Some(code)
+    }
+
+    /// Forgets what was kept for pages that are no longer where they were.
+    fn follow_tlb(&mut self) {
+        let (ram, paging, a20) = (&self.ram, &self.paging, self.a20_mask);
+        let is_home = |home: Home| {
+            let found = walk::code_page(ram, paging, home.linear, home.bank);
+            found.is_some_and(|gpa| gpa & a20 == home.gpa)
+        };
+        self.translator.follow(&mut self.tlb, is_home);
     }
 
     fn translate(&mut self, block: &Rc<Block>, mode: Mode) -> Option<UnitId> {
