@@ -194,9 +194,8 @@ impl Tlb {
     /// Whether one of the slot's ways holds something that is not global.
     fn has_local(&self, slot: usize) -> bool {
         let (first, second) = (&self.frame.entries()[slot], &self.second[slot]);
-        let is_local = |entry: &Entry, physical: Physical| {
-            !physical.is_global() && !entry.is_empty(slot)
-        };
+        let is_local =
+            |entry: &Entry, physical: Physical| !physical.is_global() && !entry.is_empty(slot);
         is_local(first, self.physical[slot]) || is_local(&second.entry, second.physical)
     }
 

@@ -262,6 +262,29 @@ impl Code {
         ]);
     }
 
+    /// `lea to, [from * size]`.
+    pub(super) fn scale(&mut self, to: Reg, from: Reg, size: u8) {
+        let log = u8::try_from(size.trailing_zeros()).expect("at most 7");
+        self.put(&[
+            0x48 | (to >> 3) << 2 | (from >> 3) << 1,
+            0x8d,
+            0x04 | (to & 7) << 3,
+            log << 6 | (from & 7) << 3 | 5,
+        ]);
+        self.put(&[0; 4]);
+    }
+
+    /// `rep movs` or `rep stos` of elements of `size` bytes.
+    pub(super) fn rep(&mut self, moves: bool, size: u8) {
+        let wide = u8::from(size > 1);
+        let opcode = if moves { 0xa4 } else { 0xaa } | wide;
+        match size {
+            2 => self.put(&[0x66, 0xf3, opcode]),
+            8 => self.put(&[0xf3, 0x48, opcode]),
+            _ => self.put(&[0xf3, opcode]),
+        }
+    }
+
     /// `mov to, [base]` for S0 or S1 as base, of 32 or 64 bits.
     pub(super) fn load_at(&mut self, wide: bool, to: Reg, base: Reg) {
         self.at(0x8b, wide, to, base);

@@ -3,7 +3,8 @@
 use core::mem::offset_of;
 
 use iced_x86::{
-    Code as Opcode, Instruction, MemoryOperand, Mnemonic, OpAccess, OpCodeOperandKind, OpKind, Register,
+    Code as Opcode, Instruction, MemoryOperand, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
+    Register,
 };
 
 use super::access::Access;

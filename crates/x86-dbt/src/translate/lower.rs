@@ -251,6 +251,7 @@ impl<'a> Lowering<'a> {
                 }
             }
             Class::Lea => self.lea(i),
+            Class::Text(text) => self.text(text),
             Class::Divide { signed } => self.divide(i, signed),
             Class::Push => self.push(i),
             Class::Pop => self.pop(i),
