@@ -108,6 +108,10 @@ impl Lowering<'_> {
         moved.set_memory_base(Register::RSP);
         moved.set_memory_displacement64(home(gpr_number(register)) as u64);
         moved.set_memory_displ_size(8);
+        // PEXTRB stores a byte, and clears the rest of a register.
+        if moved.memory_size().size() != register.size() {
+            return None;
+        }
         for other in (0..i.op_count()).filter(|&other| other != n) {
             if is_moved(&moved, other) {
                 let register = same_size(moved.op_register(other), STACK);
