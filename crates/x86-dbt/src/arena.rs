@@ -14,6 +14,8 @@ pub(crate) struct Arena {
     executable: Mapping,
     used: usize,
     generation: u32,
+    /// Something was patched, and has not been published.
+    patched: bool,
 }
 
 /// Where a stub starts, and when it was put there.
@@ -38,6 +40,7 @@ impl Arena {
             executable,
             used: 0,
             generation: 0,
+            patched: false,
         })
     }
 
@@ -60,7 +63,8 @@ impl Arena {
         })
     }
 
-    /// Overwrites a few bytes of a stub, `offset` bytes from the start of the arena.
+    /// Overwrites a few bytes of a stub, `offset` bytes from the start of the arena. [`Self::publish`] must follow before
+    /// the stub runs.
     ///
     /// # Panics
     ///
@@ -71,7 +75,14 @@ impl Arena {
         let at = self.writable.inner().wrapping_add(offset);
         // SAFETY: the bytes are within the writable mapping (asserted), which `&mut self` owns alone.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), at, bytes.len()) };
-        serialize();
+        self.patched = true;
+    }
+
+    /// Makes what was patched safe to run.
+    pub(crate) fn publish(&mut self) {
+        if std::mem::take(&mut self.patched) {
+            serialize();
+        }
     }
 
     /// Forgets every stub. Their handles no longer resolve.

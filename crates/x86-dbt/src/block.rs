@@ -19,7 +19,7 @@ use crate::translate::{Mode, UnitId};
 use crate::walk::Kind;
 
 /// Instructions in a block at most: bounds what one write to its page throws away.
-const OPS_MAX: usize = 48;
+pub(crate) const OPS_MAX: usize = 48;
 /// Blocks kept before all are thrown away: bounds the memory a guest can make us use.
 const BLOCKS_MAX: usize = 1 << 17;
 const JUMPS: usize = 1 << 12;

@@ -41,10 +41,12 @@ const BYTES: usize = SIGNAL_STACK + JUMP_CACHES + MODES * JUMP_CACHE_BYTES;
 pub(crate) struct Header {
     /// The guest's status flags while translated code runs: AH as LAHF makes it, and OF in AL.
     pub(crate) flags: u64,
-    /// Guest R13, R14, R15 and R11, whose host registers are taken.
-    pub(crate) homes: [u64; 4],
-    /// Instructions left before the deadline when the unit that runs was entered; in R11 while translated code runs.
+    /// Guest R13, R14 and R15, whose host registers are taken.
+    pub(crate) homes: [u64; 3],
+    /// Instructions left before the deadline when the unit that runs was entered.
     pub(crate) budget: i64,
+    /// Not 0 while EFLAGS.DF is set.
+    pub(crate) direction: u64,
     pub(crate) fs_base: u64,
     pub(crate) gs_base: u64,
     pub(crate) temporary: [u64; 2],
@@ -173,6 +175,12 @@ impl Frame {
         unsafe { &mut *at }
     }
 
+    /// Where jumps to `linear` go on, if that is known.
+    pub(crate) fn jump(&mut self, mode: usize, linear: u64) -> Option<*const u8> {
+        let jump = self.jumps(mode)[jump_slot(linear)];
+        (jump.linear == linear).then_some(jump.code)
+    }
+
     /// Remembers that jumps to `linear` go on at `code`; `false` when that was known.
     pub(crate) fn remember_jump(&mut self, mode: usize, linear: u64, code: *const u8) -> bool {
         let jump = &mut self.jumps(mode)[jump_slot(linear)];
@@ -181,16 +189,21 @@ impl Frame {
         new
     }
 
-    pub(crate) fn forget_jump(&mut self, mode: usize, slot: usize) {
-        self.jumps(mode)[slot] = Jump {
-            // Never looked for in this slot.
-            linear: slot as u64 ^ 1,
-            code: std::ptr::null(),
-        };
+    /// Forgets where jumps to `linear` go on.
+    pub(crate) fn forget_jump(&mut self, mode: usize, linear: u64) {
+        let slot = jump_slot(linear);
+        let jump = &mut self.jumps(mode)[slot];
+        if jump.linear == linear {
+            *jump = Jump {
+                // Never looked for in this slot.
+                linear: slot as u64 ^ 1,
+                code: std::ptr::null(),
+            };
+        }
     }
 }
 
-pub(crate) fn jump_slot(linear: u64) -> usize {
+fn jump_slot(linear: u64) -> usize {
     (linear as usize) & (JUMPS - 1)
 }
 

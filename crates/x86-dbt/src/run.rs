@@ -134,6 +134,9 @@ impl Cpu {
     }
 
     fn run_block(&mut self, p: &mut dyn Platform) {
+        if self.run_known(p) {
+            return;
+        }
         let block = match self.block(p) {
             Ok(block) => block,
             Err(exception) => return self.raise(p, exception, Origin::Fault),

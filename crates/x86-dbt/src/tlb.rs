@@ -70,6 +70,8 @@ pub(crate) struct Tlb {
     second: Box<[Displaced]>,
     /// Slots that may hold something, so that a flush costs what was filled.
     filled: Vec<u16>,
+    /// Those of them that may hold something not global.
+    local: Vec<u16>,
     /// Changes whenever a translation may have gone: what caches lookups by linear address compares it.
     pub(crate) epoch: u64,
     /// What has gone since it was last asked for.
@@ -113,6 +115,7 @@ impl Tlb {
             physical: vec![Physical::default(); ENTRIES].into_boxed_slice(),
             second: second.collect(),
             filled: Vec::new(),
+            local: Vec::new(),
             epoch: 1,
             gone: Gone::default(),
             stats: TlbStats::default(),
@@ -157,6 +160,9 @@ impl Tlb {
     pub(crate) fn fill(&mut self, bank: Bank, fill: Fill, host: HostPage) {
         let page = fill.linear & PAGE_MASK;
         let slot = slot(bank, page);
+        if !fill.global && !self.has_local(slot) {
+            note(&mut self.local, slot);
+        }
         let first = self.frame.entries()[slot];
         if !first.holds(page) {
             let second = &mut self.second[slot];
@@ -171,7 +177,7 @@ impl Tlb {
                 };
             }
             if was_empty {
-                self.note(slot);
+                note(&mut self.filled, slot);
             }
         }
         let tag = |allowed| if allowed { page } else { no_tag(slot) };
@@ -185,21 +191,23 @@ impl Tlb {
         self.stats.fills += 1;
     }
 
-    /// Notes a slot as filled. INVLPG empties slots that stay noted, so a slot can be noted twice.
-    fn note(&mut self, slot: usize) {
-        if self.filled.len() >= NOTED_MAX {
-            self.filled.sort_unstable();
-            self.filled.dedup();
-        }
-        self.filled.push(slot as u16);
+    /// Whether one of the slot's ways holds something that is not global.
+    fn has_local(&self, slot: usize) -> bool {
+        let (first, second) = (&self.frame.entries()[slot], &self.second[slot]);
+        let is_local =
+            |entry: &Entry, physical: Physical| !physical.is_global() && !entry.is_empty(slot);
+        is_local(first, self.physical[slot]) || is_local(&second.entry, second.physical)
     }
 
     /// Forgets everything, or everything that is not global.
     pub(crate) fn flush(&mut self, keep_global: bool) {
-        let mut filled = std::mem::take(&mut self.filled);
+        let slots = if keep_global {
+            &mut self.local
+        } else {
+            &mut self.filled
+        };
         let first = self.frame.entries_mut();
-        filled.retain(|&slot| {
-            let slot = usize::from(slot);
+        for slot in slots.drain(..).map(usize::from) {
             if !keep_global || !self.physical[slot].is_global() {
                 first[slot] = Entry::empty(slot);
             }
@@ -207,9 +215,7 @@ impl Tlb {
             if !keep_global || !second.physical.is_global() {
                 second.entry = Entry::empty(slot);
             }
-            !(first[slot].is_empty(slot) && second.entry.is_empty(slot))
-        });
-        self.filled = filled;
+        }
         self.frame.unpin();
         self.epoch += 1;
         self.stats.flushes += 1;
@@ -295,6 +301,15 @@ impl Physical {
 /// or not, is within a page of it.
 fn no_tag(slot: usize) -> u64 {
     ((slot as u64 & (SETS as u64 - 1)) ^ 1) << 12
+}
+
+/// Notes a slot. INVLPG and flushes empty slots that stay noted, so a slot can be noted twice.
+fn note(slots: &mut Vec<u16>, slot: usize) {
+    if slots.len() >= NOTED_MAX {
+        slots.sort_unstable();
+        slots.dedup();
+    }
+    slots.push(slot as u16);
 }
 
 #[inline(always)]

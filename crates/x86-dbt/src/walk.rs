@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_paging::x86::{
     self, Access, AccessKind, Attributes, Context, Pdptes, Privilege, Registers,
 };
-use guest_paging::{Gpa, Gva, TableMemory, Unbacked, WalkError};
+use guest_paging::{Gpa, Gva, Observer, Reference, TableMemory, Unbacked, WalkError};
 
 use crate::cpu::{CR0_PG, CR4_PAE, Cpu};
 use crate::exception::{Exception, GP0, Result, Vector};
@@ -140,6 +140,26 @@ impl Cpu {
         };
         self.tlb.fill(bank, fill, host);
         Ok(Target::Ram { host, gpa })
+    }
+}
+
+/// Where code at `linear` would be fetched from without marking anything as accessed.
+pub(crate) fn code_page(ram: &Ram, paging: &Context, linear: u64, bank: Bank) -> Option<u64> {
+    let mut marks = Marks { all: true };
+    let access = access(Kind::Fetch, bank);
+    let found = x86::probe(ram, paging, Gva(linear), access, &mut marks).ok()?;
+    marks.all.then_some(found.gpa.0)
+}
+
+/// Whether every entry of a walk is marked as accessed.
+struct Marks {
+    all: bool,
+}
+
+impl Observer for Marks {
+    fn reference(&mut self, reference: Reference) {
+        const ACCESSED: u64 = 1 << 5;
+        self.all &= reference.entry & ACCESSED != 0;
     }
 }
 

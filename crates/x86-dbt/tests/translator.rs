@@ -26,6 +26,7 @@ fn step() -> impl Strategy<Value = Vec<u8>> {
         1 => sse(),
         1 => x87(),
         1 => interpreted(),
+        1 => repeated(),
         1 => writes_code(),
         2 => inner_loop(),
     ]
@@ -215,6 +216,30 @@ fn interpreted() -> impl Strategy<Value = Vec<u8>> {
     ])
 }
 
+/// REP STOS and REP MOVS around the end of the data's first page, up- or downwards, the two sides overlapping at times.
+fn repeated() -> impl Strategy<Value = Vec<u8>> {
+    let opcode = prop::sample::select(vec![0xaau8, 0xab, 0xa4, 0xa5]);
+    let width = prop::sample::select(vec![&[0xf3u8][..], &[0xf3, 0x48], &[0x66, 0xf3]]);
+    (
+        opcode,
+        width,
+        any::<i8>(),
+        any::<i8>(),
+        0u8..40,
+        any::<bool>(),
+    )
+        .prop_map(|(opcode, width, to, from, count, down)| {
+            // lea rdi, [rbp + to]; lea rsi, [rbp + from]; mov ecx, count
+            let mut bytes = vec![0x48, 0x8d, 0x7d, to.cast_unsigned()];
+            bytes.extend([0x48, 0x8d, 0x75, from.cast_unsigned()]);
+            bytes.extend([0xb9, count, 0, 0, 0]);
+            bytes.extend(down.then_some(0xfd));
+            bytes.extend_from_slice(width);
+            bytes.extend([opcode, 0xfc]);
+            bytes
+        })
+}
+
 /// Writes a byte into the instructions ahead: `mov byte [rip + ..], value`, over an immediate.
 fn writes_code() -> impl Strategy<Value = Vec<u8>> {
     any::<u8>().prop_map(|value| {
@@ -282,7 +307,7 @@ fn run(code: &[u8], seed: u64, translate: Option<u32>, budgets: &[u64]) -> (Vec<
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn translated_code_does_what_the_interpreter_does(

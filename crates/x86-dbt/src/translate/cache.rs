@@ -4,15 +4,15 @@ use std::io;
 use std::rc::Rc;
 
 use iced_x86::Instruction;
-use rustc_hash::FxHashMap;
 
 use super::emit::{LINK_BYTES, jump};
 use super::lower::Lowering;
+use super::pages::{Change, Dependent, Home, Pages};
 use super::site::Site;
 use super::{Mode, THRESHOLD, TranslatorStats, UnitId};
 use crate::arena::Arena;
 use crate::block::Block;
-use crate::frame::{Frame, jump_slot};
+use crate::frame::Frame;
 use crate::ram::PAGE;
 use crate::tlb::{Gone, Tlb};
 
@@ -20,10 +20,8 @@ use crate::tlb::{Gone, Tlb};
 const ARENA_BYTES: usize = 32 << 20;
 /// Links before all is thrown away, as their numbers are part of the code.
 const LINKS_MAX: usize = 1 << 20;
-/// Things remembered for one linear page before they are forgotten.
 /// How often an instruction must trap, or not trap, to be translated otherwise.
 const ADAPT_AFTER: u8 = 32;
-const DEPENDENTS_MAX: usize = 1 << 13;
 
 pub(super) struct Unit {
     pub(super) block: Rc<Block>,
@@ -51,25 +49,13 @@ struct Link {
     listed: Option<UnitId>,
 }
 
-/// Something that holds as long as a linear page's translation does.
-pub(super) enum Dependent {
-    Link(u32),
-    Jump { mode: Mode, slot: usize },
-}
-
-#[derive(Default)]
-struct Page {
-    global: bool,
-    dependents: Vec<Dependent>,
-}
-
 pub(crate) struct Translator {
     /// How often a block is interpreted before it is translated.
     pub(super) threshold: Option<u32>,
     arena: Arena,
     pub(super) units: Vec<Unit>,
     links: Vec<Link>,
-    pages: FxHashMap<u64, Page>,
+    pages: Pages,
     /// The link through which translated code was last left.
     pub(super) pending: Option<u32>,
     /// The TLB's epoch up to which `pages` is right.
@@ -88,7 +74,7 @@ impl Translator {
             arena: Arena::new(ARENA_BYTES)?,
             units: Vec::new(),
             links: Vec::new(),
-            pages: FxHashMap::default(),
+            pages: Pages::default(),
             pending: None,
             epoch: 0,
             end: 0,
@@ -101,7 +87,7 @@ impl Translator {
     pub(crate) fn detach(&mut self, frame: &mut Frame, unit: UnitId) {
         let gone = &mut self.units[unit.0 as usize];
         gone.block.set_unit(gone.mode, None);
-        frame.forget_jump(gone.mode.index(), jump_slot(gone.block.linear()));
+        frame.forget_jump(gone.mode.index(), gone.block.linear());
         for link in std::mem::take(&mut gone.incoming) {
             self.unchain(link);
             self.links[link as usize].listed = None;
@@ -140,12 +126,12 @@ impl Translator {
 
     /// Throws everything away.
     pub(crate) fn reset(&mut self, frame: &mut Frame) {
+        self.change_pages(frame, |noted, change| noted.forget_all(change));
         for unit in std::mem::take(&mut self.units) {
             unit.block.set_unit(unit.mode, None);
         }
         self.links.clear();
         self.pending = None;
-        self.forget(frame, |_| true);
         self.arena.flush();
         self.stats.resets += 1;
     }
@@ -155,61 +141,82 @@ impl Translator {
         self.arena.patch(link.at, &link.unchained);
     }
 
-    /// Forgets what was kept by linear address and is gone from the TLB.
-    pub(super) fn follow(&mut self, tlb: &mut Tlb) {
+    /// Forgets what was kept by linear address and is gone from the TLB, but for pages that `is_home` finds where they
+    /// were.
+    pub(super) fn follow(&mut self, tlb: &mut Tlb, is_home: impl Fn(Home) -> bool) {
         if self.epoch == tlb.epoch {
             return;
         }
         self.epoch = tlb.epoch;
         let Gone { pages, local, all } = tlb.take_gone();
-        if all || local {
-            self.forget(&mut tlb.frame, |page| all || !page.global);
-        }
-        for page in pages {
-            if let Some(page) = self.pages.remove(&page) {
-                self.forget_page(&mut tlb.frame, page);
+        self.change_pages(&mut tlb.frame, |noted, change| {
+            if all {
+                noted.forget_all(&mut *change);
             }
-        }
+            for page in pages {
+                noted.forget(page, &mut *change);
+            }
+            if local && !all {
+                noted.settle(is_home, change);
+            }
+        });
     }
 
-    fn forget(&mut self, frame: &mut Frame, goes: impl Fn(&Page) -> bool) {
+    fn change_pages(
+        &mut self,
+        frame: &mut Frame,
+        change: impl FnOnce(&mut Pages, &mut dyn FnMut(Change)),
+    ) {
         let mut pages = std::mem::take(&mut self.pages);
-        pages.retain(|_, page| {
-            let gone = goes(page);
-            if gone {
-                self.forget_page(frame, std::mem::take(page));
-            }
-            !gone
+        change(&mut pages, &mut |change| match change {
+            Change::TakeDown(dependent) => self.take_down(frame, dependent),
+            Change::PutBack(dependent) => self.put_back(frame, dependent),
         });
         self.pages = pages;
     }
 
-    fn forget_page(&mut self, frame: &mut Frame, page: Page) {
-        for dependent in page.dependents {
-            match dependent {
-                // After a reset the links are gone, and with them the code they were in.
-                Dependent::Link(link) if (link as usize) < self.links.len() => self.unchain(link),
-                Dependent::Link(_) => {}
-                Dependent::Jump { mode, slot } => frame.forget_jump(mode.index(), slot),
+    fn take_down(&mut self, frame: &mut Frame, dependent: Dependent) {
+        match dependent {
+            Dependent::Link(link, _) => self.unchain(link),
+            Dependent::Jump(unit) => {
+                let unit = &self.units[unit.0 as usize];
+                frame.forget_jump(unit.mode.index(), unit.block.linear());
             }
         }
     }
 
-    /// Notes that `dependent` holds while the translation of `linear`'s page does.
+    fn put_back(&mut self, frame: &mut Frame, dependent: Dependent) {
+        let (Dependent::Jump(id) | Dependent::Link(_, id)) = dependent;
+        let unit = &self.units[id.0 as usize];
+        // Its bytes may have changed while it was away.
+        if unit.block.unit(unit.mode) != Some(id) {
+            return;
+        }
+        match dependent {
+            Dependent::Link(link, _) => self.join(link, id),
+            Dependent::Jump(_) => {
+                let (mode, linear) = (unit.mode.index(), unit.block.linear());
+                frame.remember_jump(mode, linear, self.arena.address(unit.code));
+            }
+        }
+    }
+
+    /// Notes that `dependent` holds while `home` does.
     pub(super) fn depend(
         &mut self,
         frame: &mut Frame,
-        linear: u64,
+        home: Home,
         global: bool,
         dependent: Dependent,
     ) {
-        let page = self.pages.entry(linear & !(PAGE - 1)).or_default();
-        page.global = global;
-        page.dependents.push(dependent);
-        if page.dependents.len() > DEPENDENTS_MAX {
-            let page = std::mem::take(page);
-            self.forget_page(frame, page);
-        }
+        self.change_pages(frame, |noted, change| {
+            noted.depend(home, global, dependent, change);
+        });
+    }
+
+    /// Must come before code runs that may have been chained, or unchained, since the last time.
+    pub(super) fn publish(&mut self) {
+        self.arena.publish();
     }
 
     pub(super) fn address(&self, unit: UnitId) -> *const u8 {
@@ -217,7 +224,7 @@ impl Translator {
     }
 
     /// Chains the link through which translated code was left to `unit`, which it leads to.
-    pub(super) fn chain(&mut self, frame: &mut Frame, unit: UnitId, global: bool) {
+    pub(super) fn chain(&mut self, frame: &mut Frame, unit: UnitId, home: Home, global: bool) {
         let Some(number) = self.pending.take() else {
             return;
         };
@@ -229,24 +236,30 @@ impl Translator {
         if link.target != to.block.linear() || from.mode != to.mode {
             return;
         }
-        let jump = jump(link.at as usize, to.code as usize);
         let same_page = |a: u64, b: u64| a / PAGE == b / PAGE;
         let near = same_page(from.block.linear(), to.block.linear())
             && same_page(from.block.gpa(), to.block.gpa());
-        self.arena.patch(link.at, &jump);
+        self.join(number, unit);
         self.stats.chained += 1;
+        if !near {
+            self.depend(frame, home, global, Dependent::Link(number, unit));
+        }
+    }
+
+    /// Makes a link a jump to `unit`.
+    fn join(&mut self, number: u32, unit: UnitId) {
+        let link = self.links[number as usize];
+        let to = &mut self.units[unit.0 as usize];
+        let jump = jump(link.at as usize, to.code as usize);
+        self.arena.patch(link.at, &jump);
         if link.listed != Some(unit) {
-            let incoming = &mut self.units[unit.0 as usize].incoming;
-            incoming.push(number);
+            to.incoming.push(number);
             // A link that goes to and fro between units is listed each time.
-            if incoming.len() >= 1024 && incoming.len().is_power_of_two() {
-                incoming.sort_unstable();
-                incoming.dedup();
+            if to.incoming.len() >= 1024 && to.incoming.len().is_power_of_two() {
+                to.incoming.sort_unstable();
+                to.incoming.dedup();
             }
             self.links[number as usize].listed = Some(unit);
-        }
-        if !near {
-            self.depend(frame, link.target, global, Dependent::Link(number));
         }
     }
 

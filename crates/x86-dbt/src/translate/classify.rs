@@ -30,8 +30,19 @@ pub(super) enum Class {
     Return,
     JumpIndirect,
     CallIndirect,
+    /// REP STOS or REP MOVS.
+    Text(Text),
     /// The interpreter executes it.
     Simulate,
+}
+
+/// A repeated string instruction without a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Text {
+    /// It copies, rather than fills.
+    pub(super) moves: bool,
+    /// Bytes of an element.
+    pub(super) size: u8,
 }
 
 /// Properties of an instruction that is kept as it is.
@@ -102,11 +113,30 @@ pub(super) fn classify(i: &Instruction, op: &Op, floats: bool) -> Class {
         M::Call if is_near(i) => Class::Call,
         M::Call if is_near_indirect(i) => Class::CallIndirect,
         M::Ret if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => Class::Return,
+        _ if text(i).is_some() => text(i).map_or(Class::Simulate, Class::Text),
         _ if i.is_jcc_short_or_near() && i.op_kind(0) == OpKind::NearBranch64 => Class::Branch,
         _ if op.native.is_some() => float_class(i, op, floats),
         _ if is_plain(i) => plain(i, op),
         _ => Class::Simulate,
     }
+}
+
+/// `i` as a repeated string instruction on 64-bit addresses without a segment's base.
+fn text(i: &Instruction) -> Option<Text> {
+    let (moves, size) = match i.code() {
+        Code::Stosb_m8_AL => (false, 1),
+        Code::Stosw_m16_AX => (false, 2),
+        Code::Stosd_m32_EAX => (false, 4),
+        Code::Stosq_m64_RAX => (false, 8),
+        Code::Movsb_m8_m8 => (true, 1),
+        Code::Movsw_m16_m16 => (true, 2),
+        Code::Movsd_m32_m32 => (true, 4),
+        Code::Movsq_m64_m64 => (true, 8),
+        _ => return None,
+    };
+    let plain = i.op_kind(0) == OpKind::MemoryESRDI
+        && (!moves || i.op_kind(1) == OpKind::MemorySegRSI && !has_base(i));
+    (plain && i.has_rep_prefix()).then_some(Text { moves, size })
 }
 
 /// What `i` does to the flags. Shifts, multiplications and scans leave some flags as they were on some processors,

@@ -119,7 +119,8 @@ impl Lowering<'_> {
     pub(super) fn turn(&mut self, executed: usize, comparison: usize) {
         self.charge(executed);
         let instructions = count(self.instructions.len());
-        self.code.alu_imm(Alu::Cmp, true, BUDGET, instructions);
+        self.code
+            .alu_frame_imm(Alu::Cmp, offset_of!(Header, budget), instructions);
         let from = self.code.jcc(GREATER_EQUAL);
         let turn = self.turn.get_or_insert_with(|| Turn {
             comparison,

@@ -11,8 +11,6 @@ pub(super) const RAX: Reg = 0;
 pub(super) const RDX: Reg = 2;
 /// Holds guest RSP.
 pub(super) const STACK: Reg = 13;
-/// Holds [`Header::budget`].
-pub(super) const BUDGET: Reg = 11;
 /// Free between instructions: the address, and what it becomes.
 pub(super) const S0: Reg = 14;
 /// Free between instructions.
@@ -31,6 +29,7 @@ pub(super) const GREATER_EQUAL: u8 = 13;
 pub(super) enum Alu {
     Add = 0,
     And = 4,
+    Sub = 5,
     Xor = 6,
     Cmp = 7,
 }
@@ -47,17 +46,12 @@ pub(super) struct Code {
 
 /// Whether guest register `number` lives in the header.
 pub(super) fn has_home(number: Reg) -> bool {
-    matches!(number, 11 | 13..=15)
+    matches!(number, 13..=15)
 }
 
 /// Where guest register `number` lives, of those that [`has_home`] names.
 pub(super) fn home(number: Reg) -> usize {
-    let slot = if number == 11 {
-        3
-    } else {
-        usize::from(number - 13)
-    };
-    offset_of!(Header, homes) + slot * 8
+    offset_of!(Header, homes) + usize::from(number - 13) * 8
 }
 
 impl Code {
@@ -266,6 +260,29 @@ impl Code {
             0x04 | (to & 7) << 3,
             (from & 7) << 3 | to & 7,
         ]);
+    }
+
+    /// `lea to, [from * size]`.
+    pub(super) fn scale(&mut self, to: Reg, from: Reg, size: u8) {
+        let log = u8::try_from(size.trailing_zeros()).expect("at most 7");
+        self.put(&[
+            0x48 | (to >> 3) << 2 | (from >> 3) << 1,
+            0x8d,
+            0x04 | (to & 7) << 3,
+            log << 6 | (from & 7) << 3 | 5,
+        ]);
+        self.put(&[0; 4]);
+    }
+
+    /// `rep movs` or `rep stos` of elements of `size` bytes.
+    pub(super) fn rep(&mut self, moves: bool, size: u8) {
+        let wide = u8::from(size > 1);
+        let opcode = if moves { 0xa4 } else { 0xaa } | wide;
+        match size {
+            2 => self.put(&[0x66, 0xf3, opcode]),
+            8 => self.put(&[0xf3, 0x48, opcode]),
+            _ => self.put(&[0xf3, opcode]),
+        }
     }
 
     /// `mov to, [base]` for S0 or S1 as base, of 32 or 64 bits.

@@ -35,10 +35,9 @@ macro_rules! load_guest {
             "mov rax, [r15 + 13*8]\n mov [rsp + {homes}], rax\n",
             "mov rax, [r15 + 14*8]\n mov [rsp + {homes} + 8], rax\n",
             "mov rax, [r15 + 15*8]\n mov [rsp + {homes} + 16], rax\n",
-            "mov rax, [r15 + 11*8]\n mov [rsp + {homes} + 24], rax\n",
             "mov rax, [r15]\n mov rcx, [r15 + 8]\n mov rdx, [r15 + 16]\n mov rbx, [r15 + 24]\n",
             "mov r13, [r15 + 32]\n mov rbp, [r15 + 40]\n mov rsi, [r15 + 48]\n mov rdi, [r15 + 56]\n",
-            "mov r8, [r15 + 64]\n mov r9, [r15 + 72]\n mov r10, [r15 + 80]\n mov r11, [rsp + {budget}]\n",
+            "mov r8, [r15 + 64]\n mov r9, [r15 + 72]\n mov r10, [r15 + 80]\n mov r11, [r15 + 88]\n",
             "mov r12, [r15 + 96]\n",
         )
     };
@@ -67,12 +66,11 @@ macro_rules! save_guest {
             "mov r15, [rsp + {regs}]\n",
             "mov [r15], rax\n mov [r15 + 8], rcx\n mov [r15 + 16], rdx\n mov [r15 + 24], rbx\n",
             "mov [r15 + 32], r13\n mov [r15 + 40], rbp\n mov [r15 + 48], rsi\n mov [r15 + 56], rdi\n",
-            "mov [r15 + 64], r8\n mov [r15 + 72], r9\n mov [r15 + 80], r10\n mov [rsp + {budget}], r11\n",
+            "mov [r15 + 64], r8\n mov [r15 + 72], r9\n mov [r15 + 80], r10\n mov [r15 + 88], r11\n",
             "mov [r15 + 96], r12\n",
             "mov rax, [rsp + {homes}]\n mov [r15 + 13*8], rax\n",
             "mov rax, [rsp + {homes} + 8]\n mov [r15 + 14*8], rax\n",
             "mov rax, [rsp + {homes} + 16]\n mov [r15 + 15*8], rax\n",
-            "mov rax, [rsp + {homes} + 24]\n mov [r15 + 11*8], rax\n",
             // The x87 and XMM registers, if they are the guest's.
             "cmp qword ptr [rsp + {xmm_live}], 0\n je 2f\n",
             "mov r15, [rsp + {fx}]\n",
@@ -109,7 +107,6 @@ pub(super) unsafe extern "sysv64" fn enter(header: *mut Header, code: *const u8)
         host_rsp = const offset_of!(Header, host_rsp),
         regs = const offset_of!(Header, regs),
         homes = const offset_of!(Header, homes),
-        budget = const offset_of!(Header, budget),
     )
 }
 
@@ -126,7 +123,6 @@ pub(super) unsafe extern "sysv64" fn exit() {
         host_rsp = const offset_of!(Header, host_rsp),
         regs = const offset_of!(Header, regs),
         homes = const offset_of!(Header, homes),
-        budget = const offset_of!(Header, budget),
         fx = const offset_of!(Header, fx),
         xmm = const FxState::XMM0,
         mxcsr = const FxState::MXCSR_OFFSET,
@@ -160,7 +156,6 @@ pub(super) unsafe extern "sysv64" fn simulate_entry() {
         host_rsp = const offset_of!(Header, host_rsp),
         regs = const offset_of!(Header, regs),
         homes = const offset_of!(Header, homes),
-        budget = const offset_of!(Header, budget),
         fx = const offset_of!(Header, fx),
         xmm = const FxState::XMM0,
         mxcsr = const FxState::MXCSR_OFFSET,

@@ -2,7 +2,10 @@
 
 use core::mem::offset_of;
 
-use iced_x86::{Code as Opcode, Instruction, MemoryOperand, OpKind, Register};
+use iced_x86::{
+    Code as Opcode, Instruction, MemoryOperand, Mnemonic, OpAccess, OpCodeOperandKind, OpKind,
+    Register,
+};
 
 use super::access::Access;
 use super::classify::{Ident, Registers};
@@ -42,11 +45,14 @@ impl Lowering<'_> {
         self.settle_flags(op, i);
     }
 
-    /// Emits `i` with its memory operand at S0 and registers that have moved in the `free` ones.
+    /// Emits `i` with its memory operand at S0 and registers that have moved in the `free` ones, or where they live.
     pub(super) fn encode_moved(&mut self, i: &Instruction, free: &[Reg]) {
+        if let Some(moved) = self.at_home(i) {
+            return self.encode(&moved);
+        }
         let mut moved = *i;
         moved.set_has_lock_prefix(false);
-        let mut homes: [Option<(u8, Reg)>; 2] = [None; 2];
+        let mut homes: [Option<Lodger>; 2] = [None; 2];
         for n in 0..i.op_count() {
             match i.op_kind(n) {
                 OpKind::Memory => {
@@ -60,43 +66,91 @@ impl Lowering<'_> {
                 OpKind::Register if i.op_register(n).is_gpr() => {
                     let register = i.op_register(n);
                     let number = gpr_number(register);
-                    if let Some(host) = self.host_of(number, free, &mut homes) {
-                        moved.set_op_register(n, same_size(register, host));
-                    }
+                    let known = homes.iter().flatten().find(|home| home.number == number);
+                    let host = match number {
+                        4 => STACK,
+                        _ if !has_home(number) => continue,
+                        _ => match known {
+                            Some(lodger) => lodger.host,
+                            None => self.lodge(i, number, free, &mut homes),
+                        },
+                    };
+                    moved.set_op_register(n, same_size(register, host));
                 }
                 _ => {}
             }
         }
         self.encode(&moved);
-        for (number, host) in homes.into_iter().flatten() {
-            // What was only read is stored back as it was.
-            self.code.store(host, home(number));
+        for lodger in homes.into_iter().flatten().filter(|lodger| lodger.written) {
+            self.code.store(lodger.host, home(lodger.number));
         }
     }
 
-    /// The host register of a guest's that has moved; loads those that live in the header.
-    pub(super) fn host_of(
+    /// `i` with the one register of it that lives in the header as a memory operand, if that does the same.
+    fn at_home(&mut self, i: &Instruction) -> Option<Instruction> {
+        let lives_there = |n: &u32| {
+            i.op_kind(*n) == OpKind::Register
+                && i.op_register(*n).is_gpr()
+                && has_home(gpr_number(i.op_register(*n)))
+        };
+        let mut there = (0..i.op_count()).filter(lives_there);
+        let (n, None) = (there.next()?, there.next()) else {
+            return None;
+        };
+        let register = i.op_register(n);
+        let access = self.factory.info(i).op_access(n);
+        // A part that is written would be slow to read as a whole; 32 bits clear the rest.
+        if !(access == OpAccess::Read || register.size() == 8) || is_otherwise_in_memory(i) {
+            return None;
+        }
+        let (mut moved, n) = with_either_operand(i, n)?;
+        moved.set_op_kind(n, OpKind::Memory);
+        moved.set_memory_base(Register::RSP);
+        moved.set_memory_displacement64(home(gpr_number(register)) as u64);
+        moved.set_memory_displ_size(8);
+        // PEXTRB stores a byte, and clears the rest of a register.
+        if moved.memory_size().size() != register.size() {
+            return None;
+        }
+        for other in (0..i.op_count()).filter(|&other| other != n) {
+            if is_moved(&moved, other) {
+                let register = same_size(moved.op_register(other), STACK);
+                moved.set_op_register(other, register);
+            }
+        }
+        Some(moved)
+    }
+
+    /// Brings register `number`, which lives in the header, to one of the `free` ones for `i`.
+    fn lodge(
         &mut self,
-        number: u8,
+        i: &Instruction,
+        number: Reg,
         free: &[Reg],
-        homes: &mut [Option<(u8, Reg)>; 2],
-    ) -> Option<Reg> {
-        match number {
-            4 => return Some(STACK),
-            _ if has_home(number) => {}
-            _ => return None,
-        }
-        if let Some((_, host)) = homes.iter().flatten().find(|(known, _)| *known == number) {
-            return Some(*host);
-        }
+        homes: &mut [Option<Lodger>; 2],
+    ) -> Reg {
         let slot = homes
             .iter()
             .position(Option::is_none)
             .expect("two registers at most");
         let host = free[slot];
-        self.code.load(host, home(number));
-        homes[slot] = Some((number, host));
-        Some(host)
+        let (mut read, mut written) = (false, false);
+        for n in (0..i.op_count()).filter(|&n| is_gpr_operand(i, n, number)) {
+            match self.factory.info(i).op_access(n) {
+                OpAccess::Read | OpAccess::CondRead => read = true,
+                OpAccess::Write if i.op_register(n).size() >= 4 => written = true,
+                _ => (read, written) = (true, true),
+            }
+        }
+        if read {
+            self.code.load(host, home(number));
+        }
+        homes[slot] = Some(Lodger {
+            number,
+            host,
+            written,
+        });
+        host
     }
 
     pub(super) fn encode(&mut self, i: &Instruction) {
@@ -243,6 +297,80 @@ impl Lowering<'_> {
         let edge = self.code.jcc(BELOW_EQUAL);
         self.slow.extend([long, edge]);
     }
+}
+
+/// A guest register that lives in the header, brought to a free host register for one instruction.
+#[derive(Clone, Copy)]
+struct Lodger {
+    number: Reg,
+    host: Reg,
+    written: bool,
+}
+
+/// `i` with its register operand `n` where a memory operand can stand, and its place there.
+fn with_either_operand(i: &Instruction, n: u32) -> Option<(Instruction, u32)> {
+    use OpCodeOperandKind as K;
+    let mut swapped = *i;
+    let is_either = |i: &Instruction, n| {
+        matches!(
+            i.op_code().op_kind(n),
+            K::r8_or_mem | K::r16_or_mem | K::r32_or_mem | K::r64_or_mem
+        )
+    };
+    if is_either(i, n) {
+        return Some((swapped, n));
+    }
+    let (first, second) = (i.op_register(0), i.op_register(1));
+    if i.mnemonic() == Mnemonic::Test {
+        swapped.set_op_register(0, second);
+        swapped.set_op_register(1, first);
+        return Some((swapped, 0));
+    }
+    swapped.set_code(load_form(i.code())?);
+    is_either(&swapped, n).then_some((swapped, n))
+}
+
+/// The same operation with a register as destination and anything as source.
+fn load_form(store_form: Opcode) -> Option<Opcode> {
+    use Opcode as C;
+    Some(match store_form {
+        C::Mov_rm32_r32 => C::Mov_r32_rm32,
+        C::Mov_rm64_r64 => C::Mov_r64_rm64,
+        C::Add_rm32_r32 => C::Add_r32_rm32,
+        C::Add_rm64_r64 => C::Add_r64_rm64,
+        C::Adc_rm32_r32 => C::Adc_r32_rm32,
+        C::Adc_rm64_r64 => C::Adc_r64_rm64,
+        C::Sub_rm32_r32 => C::Sub_r32_rm32,
+        C::Sub_rm64_r64 => C::Sub_r64_rm64,
+        C::Sbb_rm32_r32 => C::Sbb_r32_rm32,
+        C::Sbb_rm64_r64 => C::Sbb_r64_rm64,
+        C::And_rm32_r32 => C::And_r32_rm32,
+        C::And_rm64_r64 => C::And_r64_rm64,
+        C::Or_rm32_r32 => C::Or_r32_rm32,
+        C::Or_rm64_r64 => C::Or_r64_rm64,
+        C::Xor_rm32_r32 => C::Xor_r32_rm32,
+        C::Xor_rm64_r64 => C::Xor_r64_rm64,
+        C::Cmp_rm32_r32 => C::Cmp_r32_rm32,
+        C::Cmp_rm64_r64 => C::Cmp_r64_rm64,
+        _ => return None,
+    })
+}
+
+/// Whether `i` has a memory operand, or would do something else if it had one.
+fn is_otherwise_in_memory(i: &Instruction) -> bool {
+    use Mnemonic as M;
+    i.op_kinds().any(|kind| kind == OpKind::Memory)
+        || matches!(
+            i.mnemonic(),
+            // A register counts bits beyond the operand; XCHG locks.
+            M::Bt | M::Bts | M::Btr | M::Btc | M::Xchg | M::Xadd | M::Cmpxchg
+        )
+}
+
+fn is_gpr_operand(i: &Instruction, n: u32, number: Reg) -> bool {
+    i.op_kind(n) == OpKind::Register
+        && i.op_register(n).is_gpr()
+        && gpr_number(i.op_register(n)) == number
 }
 
 pub(super) fn is_wide(i: &Instruction) -> bool {

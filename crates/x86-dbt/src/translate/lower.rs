@@ -1,7 +1,7 @@
 //! From a block of guest instructions to host code.
 //!
 //! Between instructions the guest's registers are in the host's of the same name, but for RSP, which is in R13, and
-//! R11 and R13 to R15, which are in the header. Where the status flags are [`Flags`] says.
+//! R13 to R15, which are in the header. Where the status flags are [`Flags`] says.
 //! Nothing of the guest changes before the last check of an instruction, so that any of them can be given to the
 //! interpreter instead.
 
@@ -166,15 +166,17 @@ impl<'a> Lowering<'a> {
 
     /// Leaves if the unit is longer than what is left of the budget.
     pub(super) fn check_budget(&mut self) {
+        let instructions = count(self.instructions.len());
         self.code
-            .alu_imm(Alu::Cmp, true, BUDGET, count(self.instructions.len()));
+            .alu_frame_imm(Alu::Cmp, offset_of!(Header, budget), instructions);
         let from = self.code.jcc(LESS);
         self.cold.push(Cold::Budget { from });
     }
 
-    /// Takes `executed` instructions off the budget, when the unit is left.
+    /// Takes `executed` instructions off the budget, when the unit is left. Takes the flags.
     pub(super) fn charge(&mut self, executed: usize) {
-        self.code.lea(BUDGET, BUDGET, -count(executed));
+        self.code
+            .alu_frame_imm(Alu::Sub, offset_of!(Header, budget), count(executed));
     }
 
     /// Brings the guest's XMM or x87 registers in, if the unit needs them and they are not.
@@ -249,6 +251,7 @@ impl<'a> Lowering<'a> {
                 }
             }
             Class::Lea => self.lea(i),
+            Class::Text(text) => self.text(text),
             Class::Divide { signed } => self.divide(i, signed),
             Class::Push => self.push(i),
             Class::Pop => self.pop(i),

@@ -16,7 +16,9 @@ mod enter;
 mod flags;
 mod ident;
 mod lower;
+mod pages;
 mod site;
+mod string;
 mod transfer;
 
 use std::rc::Rc;
@@ -24,14 +26,15 @@ use std::rc::Rc;
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 
 use crate::alu::{image, status};
-use crate::block::Block;
+use crate::block::{Block, OPS_MAX};
 use crate::cpu::{CR0_EM, CR0_TS, CR4_OSFXSR, Cpu, EVENT_BREAK, EVENT_POLL};
-use crate::frame::{Header, MODES, NO_LINK, jump_slot};
+use crate::frame::{Header, MODES, NO_LINK};
 use crate::ops::interrupt::Origin;
 use crate::platform::Platform;
 use crate::ram::PAGE;
-use cache::Dependent;
+use crate::walk;
 pub(crate) use cache::Translator;
+use pages::{Dependent, Home};
 use site::Site;
 
 /// How often a block is interpreted before it is translated.
@@ -43,7 +46,7 @@ const THRESHOLD: u32 = 16;
 pub(crate) struct Mode(u8);
 
 /// A unit's number in this generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct UnitId(u32);
 
 /// What the translator did.
@@ -127,6 +130,18 @@ impl Cpu {
         code.is_some()
     }
 
+    /// Runs host code at RIP if it is known, and no link waits to be chained to it; whether it was.
+    pub(crate) fn run_known(&mut self, p: &mut dyn Platform) -> bool {
+        if self.translator.pending.is_some() {
+            return false;
+        }
+        let code = self.known_code();
+        if let Some(code) = code {
+            self.enter(p, code);
+        }
+        code.is_some()
+    }
+
     /// Where to enter `block`'s host code, if that is how it should run.
     fn host_code(&mut self, block: &Rc<Block>) -> Option<*const u8> {
         let mode = self.translation_mode()?;
@@ -134,18 +149,41 @@ impl Cpu {
             return None;
         }
         let unit = block.unit(mode).or_else(|| self.translate(block, mode))?;
-        self.translator.follow(&mut self.tlb);
+        self.follow_tlb();
         let linear = block.linear();
-        let global = self.tlb.is_global_fetch(self.fetch_bank(), linear);
+        let home = Home::of(block, self.fetch_bank());
+        let global = self.tlb.is_global_fetch(home.bank, linear);
         let code = self.translator.address(unit);
-        self.translator.chain(&mut self.tlb.frame, unit, global);
+        self.translator
+            .chain(&mut self.tlb.frame, unit, home, global);
         if self.tlb.frame.remember_jump(mode.index(), linear, code) {
-            let slot = jump_slot(linear);
-            let jump = Dependent::Jump { mode, slot };
+            let jump = Dependent::Jump(unit);
             self.translator
-                .depend(&mut self.tlb.frame, linear, global, jump);
+                .depend(&mut self.tlb.frame, home, global, jump);
         }
         Some(code)
+    }
+
+    /// Where to enter the host code at RIP, if a jump there would find it.
+    fn known_code(&mut self) -> Option<*const u8> {
+        let mode = self.translation_mode()?;
+        // Units that the budget does not reach for are left at once.
+        if self.deadline - self.ticks < OPS_MAX as u64 {
+            return None;
+        }
+        self.follow_tlb();
+        let linear = self.code_address();
+        self.tlb.frame.jump(mode.index(), linear)
+    }
+
+    /// Forgets what was kept for pages that are no longer where they were.
+    fn follow_tlb(&mut self) {
+        let (ram, paging, a20) = (&self.ram, &self.paging, self.a20_mask);
+        let is_home = |home: Home| {
+            let found = walk::code_page(ram, paging, home.linear, home.bank);
+            found.is_some_and(|gpa| gpa & a20 == home.gpa)
+        };
+        self.translator.follow(&mut self.tlb, is_home);
     }
 
     fn translate(&mut self, block: &Rc<Block>, mode: Mode) -> Option<UnitId> {
@@ -175,6 +213,8 @@ impl Cpu {
         self.lend(budget);
         let header = self.tlb.frame.header();
         header.link = NO_LINK;
+        self.translator.publish();
+        let header = self.tlb.frame.header();
         (header.xmm_live, header.x87_live, header.x87_saved) = (0, 0, 0);
         enter::run(self, p, code);
         if self.translator.simulated {
@@ -194,6 +234,7 @@ impl Cpu {
         let x87 = (u64::from(self.fx.fop()), self.fx.fip(), self.fx.fdp());
         let flags = self.flags;
         let header: &mut Header = self.tlb.frame.header();
+        header.direction = flags & crate::flags::DF;
         header.fs_base = fs;
         header.gs_base = gs;
         (header.fop, header.fip, header.fdp) = x87;
@@ -250,6 +291,7 @@ impl Cpu {
         let charged_later = if goes_on { at as u64 + 1 } else { 0 };
         let resumes = goes_on || after.is_settled && self.resume_elsewhere(p);
         if resumes {
+            self.translator.publish();
             self.translator.end = self.ticks + self.budget();
             self.lend(self.translator.end - self.ticks + charged_later);
         }
@@ -270,12 +312,18 @@ impl Cpu {
         if self.ticks >= self.deadline {
             return false;
         }
-        // A fault is found again, and raised, by who runs the block.
-        let Ok(block) = self.block(p) else {
-            return false;
-        };
-        let Some(code) = self.host_code(&block).filter(|_| self.events == 0) else {
-            return false;
+        let code = match self.known_code() {
+            Some(code) => code,
+            // A fault is found again, and raised, by who runs the block.
+            None => {
+                let Ok(block) = self.block(p) else {
+                    return false;
+                };
+                let Some(code) = self.host_code(&block).filter(|_| self.events == 0) else {
+                    return false;
+                };
+                code
+            }
         };
         self.tlb.frame.header().resume = code as u64;
         true
