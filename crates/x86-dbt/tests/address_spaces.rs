@@ -51,21 +51,21 @@ fn calls(a: &mut CodeAssembler) {
     let mut top = a.create_label();
     let entry = page_table(ROOTS[1]) + 8 * (SHARED >> 12);
     a.mov(edx, 0x4100).unwrap();
-    a.mov(ecx, TURNS as u32).unwrap();
+    a.mov(rcx, TURNS).unwrap();
     a.set_label(&mut top).unwrap();
     for root in ROOTS {
-        a.mov(esi, root as u32).unwrap();
+        a.mov(rsi, root).unwrap();
         a.mov(cr3, rsi).unwrap();
         a.call(SHARED).unwrap();
         a.call(rdx).unwrap();
         a.call(SHARED).unwrap();
         if root == ROOTS[0] {
             // 0x6000 and 0x7000 by turns.
-            a.mov(edi, entry as u32).unwrap();
+            a.mov(rdi, entry).unwrap();
             a.xor(qword_ptr(rdi), 0x1000).unwrap();
         }
     }
-    a.dec(ecx).unwrap();
+    a.dec(rcx).unwrap();
     a.jnz(top).unwrap();
     a.hlt().unwrap();
 }
