@@ -69,7 +69,7 @@ pub struct Capabilities {
     pub domain_bits: u8,
     /// Bits of a PASID that ECAP.PSS tells of, 1 to 20; without [`Features::SCALABLE`] it has no meaning.
     pub pasid_bits: u8,
-    /// CAP.MAMV: largest address mask of a page-selective invalidation, 0 to 52.
+    /// CAP.MAMV: largest address mask of a page-selective invalidation, 0 to 48.
     pub address_mask_max: u8,
     /// Translations that the IOTLB holds: a power of two from 4 to 262,144.
     pub iotlb_entries: u32,

@@ -6,6 +6,8 @@ mod capabilities;
 mod context;
 mod context_cache;
 mod descriptor;
+#[cfg(feature = "dmar")]
+pub mod dmar;
 mod event;
 mod fault;
 mod fault_log;
@@ -18,9 +20,12 @@ pub mod iotlb;
 mod page_request;
 mod posted;
 pub mod registers;
+mod shadow;
 mod state;
 mod translate;
 mod unit;
+#[cfg(feature = "iommu")]
+mod view;
 
 pub use ats::DeviceTranslation;
 pub use capabilities::{Capabilities, Features};
@@ -32,7 +37,10 @@ pub use ids::{DomainId, InvalidPasid, Iova, Pasid, SourceId};
 pub use interrupt::{RemappedInterrupt, RemappedMessage};
 pub use page_request::PageRequest;
 pub use posted::Notification;
+pub use shadow::{Mapping, MappingObserver, Shadow, ShadowError};
 pub use state::{InvalidState, UnitState};
 pub use translate::{Request, Translation};
 pub use unit::{Counters, Unit};
+#[cfg(feature = "iommu")]
+pub use view::{DeviceView, PIECES_MAX};
 pub use vm_memory;

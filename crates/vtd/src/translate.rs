@@ -314,7 +314,7 @@ impl Context {
 }
 
 impl Second {
-    fn levels(&self) -> u8 {
+    pub(crate) fn levels(&self) -> u8 {
         (self.width - 12) / 9
     }
 }

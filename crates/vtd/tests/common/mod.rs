@@ -126,6 +126,20 @@ impl Guest {
         self.poke(at, if entry & 3 == 0 { entry } else { entry | large });
     }
 
+    /// Where the level 2 entry of an address is; made, if there is none.
+    pub(crate) fn walk_to_directory(&mut self, root: u64, iova: u64) -> u64 {
+        let mut table = root;
+        for level in [4, 3] {
+            let at = table + (iova >> (3 + 9 * level) & 0x1ff) * 8;
+            if self.peek(at) & 3 == 0 {
+                let next = self.table();
+                self.poke(at, next | 3);
+            }
+            table = self.peek(at) & !0xfff;
+        }
+        table + (iova >> 21 & 0x1ff) * 8
+    }
+
     /// Puts descriptors into the queue and lets them run.
     pub(crate) fn submit(&mut self, descriptors: &[[u64; 2]]) {
         let step = if self.wide { 32 } else { 16 };
