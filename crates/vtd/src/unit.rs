@@ -178,8 +178,10 @@ impl Unit {
 
     fn read_word(&self, offset: u64) -> u32 {
         match offset {
-            // Write-only, all of it or in part.
+            // Write-only: IVA, and SID and FM of CCMD.
             IVA..IOTLB => 0,
+            CCMD => self.file.get(CCMD) & 0xffff,
+            CCMD_HIGH => self.file.get(CCMD_HIGH) & !3,
             FSTS => {
                 let pending = if self.faults.is_pending() {
                     FSTS_PPF

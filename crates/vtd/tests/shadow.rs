@@ -57,7 +57,8 @@ impl Assigned {
         for event in self.guest.events() {
             if let Event::MappingsChanged(scope) = event {
                 let (unit, memory) = (&mut self.guest.unit, &self.guest.memory);
-                outcome = outcome.and(self.shadow.update(unit, memory, scope, &mut self.container));
+                let updated = self.shadow.update(unit, memory, scope, &mut self.container);
+                outcome = outcome.and(updated);
             }
         }
         self.guest.unit.process(&self.guest.memory);
