@@ -7,6 +7,7 @@ use guest_paging::{Gpa, TableMemory, x86};
 use crate::capabilities::{Capabilities, Features};
 use crate::fault::Reason;
 use crate::ids::{DomainId, Pasid, SourceId, u16_at};
+use crate::iotlb::{Kind, Space};
 
 /// What tables say of a requester, or of a process on it.
 #[derive(Clone, Debug)]
@@ -26,7 +27,49 @@ pub(crate) struct Context {
     /// Requests may ask for privilege.
     pub(crate) privileged: bool,
     pub(crate) scalable: bool,
+    /// Where its translations are cached; `None` if nothing is translated.
+    pub(crate) space: Option<Space>,
+    /// Bits at the top of an address that must be clear, or, if it is to be canonical, like the one below.
+    pub(crate) unused: u8,
+    pub(crate) canonical: bool,
     pub(crate) way: Way,
+}
+
+impl Context {
+    /// One that says no more than this.
+    fn new(source_id: SourceId, pasid: Pasid, domain: DomainId, way: Way) -> Self {
+        let kind = match &way {
+            Way::PassThrough => None,
+            Way::Second(second) if second.flags => Some(Kind::SecondFlags),
+            Way::Second(_) => Some(Kind::Second),
+            Way::First(_) => Some(Kind::First),
+            Way::Nested(..) => Some(Kind::Nested),
+        };
+        let (unused, canonical) = match &way {
+            Way::PassThrough => (0, false),
+            Way::Second(second) => (64 - second.width, false),
+            Way::First(first) | Way::Nested(first, _) => (64 - (12 + 9 * first.levels), true),
+        };
+        Self {
+            source_id,
+            named: None,
+            pasid,
+            domain,
+            unrecorded: false,
+            device_tlb: false,
+            page_requests: false,
+            privileged: false,
+            scalable: false,
+            space: kind.map(|kind| Space {
+                domain: domain.0,
+                pasid: pasid.number(),
+                kind,
+            }),
+            unused,
+            canonical,
+            way,
+        }
+    }
 }
 
 /// How addresses are translated.
@@ -147,21 +190,15 @@ impl<T: TableMemory> Lookup<'_, T> {
         let second = self.second(low, high & 7, false);
         let second = second.filter(|_| supported).ok_or(Reason::ContextInvalid)?;
         let domain = self.domain(u16_at(high, 8)).ok_or(Reason::ContextInvalid)?;
+        let way = if translation_type == 2 {
+            Way::PassThrough
+        } else {
+            Way::Second(second)
+        };
         Ok(Context {
-            source_id,
-            named: None,
-            pasid: NO_PASID,
-            domain,
             unrecorded: low & FPD != 0,
             device_tlb: translation_type == 1,
-            page_requests: false,
-            privileged: false,
-            scalable: false,
-            way: if translation_type == 2 {
-                Way::PassThrough
-            } else {
-                Way::Second(second)
-            },
+            ..Context::new(source_id, NO_PASID, domain, way)
         })
     }
 
@@ -308,16 +345,9 @@ impl<T: TableMemory> Lookup<'_, T> {
         let domain = self.domain(u16_at(w1, 0));
         let (way, domain) = way.zip(domain).ok_or(Reason::PasidInvalid)?;
         Ok(Context {
-            source_id,
-            named: None,
-            pasid,
-            domain,
-            unrecorded: false,
-            device_tlb: false,
-            page_requests: false,
             privileged: has(Features::PRIVILEGED) && w2 & 1 != 0,
             scalable: true,
-            way,
+            ..Context::new(source_id, pasid, domain, way)
         })
     }
 

@@ -11,6 +11,8 @@ const WAYS: usize = 4;
 /// A bounded cache of contexts. Entries that are not present are never cached.
 #[derive(Clone, Debug)]
 pub(crate) struct ContextCache {
+    /// [`name`] of each entry, or 0: one cache line holds those of two sets.
+    names: Vec<[u64; WAYS]>,
     sets: Vec<[Option<Context>; WAYS]>,
     victim: usize,
 }
@@ -18,23 +20,30 @@ pub(crate) struct ContextCache {
 impl ContextCache {
     pub(crate) fn new() -> Self {
         Self {
+            names: vec![[0; WAYS]; SETS],
             sets: (0..SETS).map(|_| [const { None }; WAYS]).collect(),
             victim: 0,
         }
     }
 
+    #[inline]
     pub(crate) fn get(&self, source_id: SourceId, pasid: Option<Pasid>) -> Option<&Context> {
-        let mut ways = self.sets[set(source_id, pasid)].iter().flatten();
-        ways.find(|context| context.source_id == source_id && context.named == pasid)
+        let name = name(source_id, pasid);
+        let set = set(name);
+        let way = self.names[set].iter().position(|&one| one == name)?;
+        self.sets[set][way].as_ref()
     }
 
     pub(crate) fn insert(&mut self, context: Context) {
-        let set = &mut self.sets[set(context.source_id, context.named)];
-        let way = set.iter().position(Option::is_none).unwrap_or_else(|| {
+        let name = name(context.source_id, context.named);
+        let set = set(name);
+        let names = &mut self.names[set];
+        let way = names.iter().position(|&one| one == 0).unwrap_or_else(|| {
             self.victim = (self.victim + 1) % WAYS;
             self.victim
         });
-        set[way] = Some(context);
+        names[way] = name;
+        self.sets[set][way] = Some(context);
     }
 
     pub(crate) fn invalidate_all(&mut self) {
@@ -57,16 +66,24 @@ impl ContextCache {
     }
 
     fn retain(&mut self, keep: impl Fn(&Context) -> bool) {
-        for way in self.sets.iter_mut().flatten() {
+        let names = self.names.iter_mut().flatten();
+        for (name, way) in names.zip(self.sets.iter_mut().flatten()) {
             if way.as_ref().is_some_and(|context| !keep(context)) {
-                *way = None;
+                (*name, *way) = (0, None);
             }
         }
     }
 }
 
-fn set(source_id: SourceId, pasid: Option<Pasid>) -> usize {
-    let pasid = pasid.map_or(0, |pasid| pasid.number() + 1);
-    let mixed = (pasid ^ u32::from(source_id.0) << 7).wrapping_mul(0x9e37_79b9);
-    usize::try_from(mixed >> 26).expect("6 bits")
+/// Never 0.
+#[inline]
+fn name(source_id: SourceId, pasid: Option<Pasid>) -> u64 {
+    let pasid = pasid.map_or(1, |pasid| u64::from(pasid.number()) + 2);
+    pasid << 16 | u64::from(source_id.0)
+}
+
+#[inline]
+fn set(name: u64) -> usize {
+    let hash = name.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
+    usize::try_from(hash).expect("6 bits")
 }

@@ -154,19 +154,29 @@ impl Iotlb {
     fn probe(&self, incarnation: u64, size: usize, iova: u64) -> Option<Entry> {
         let (tag, high) = key(incarnation, size, iova);
         let set = &self.sets[self.index(tag, high)].0;
-        let found = set.iter().find(|slot| slot.is(tag, high))?;
-        Some(Entry {
-            page: found.value & PAGE,
+        // One way at most has it. Which, no branch could foretell.
+        let (mut found, mut value) = (false, 0);
+        for slot in set {
+            let is = slot.is(tag, high);
+            found |= is;
+            value |= slot.value & u64::from(is).wrapping_neg();
+        }
+        found.then(|| Entry {
+            page: value & PAGE,
             inside_bits: SIZES[size],
-            rights: Rights::from_bits_retain((found.value & RIGHTS).to_le_bytes()[0]),
+            rights: Rights::from_bits_retain((value & RIGHTS).to_le_bytes()[0]),
         })
     }
 
-    /// The set of an entry: the hash is multiplicative, its upper bits are the good ones.
+    /// The set of an entry. Four neighbours share one, and neighbouring sets lie beside each other, so that a
+    /// dense range of addresses is dense in memory and has no conflicts; where it begins is hashed.
     #[inline]
     fn index(&self, tag: u64, high: u64) -> usize {
-        let hash = (tag ^ high.rotate_left(7)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let set = (u128::from(hash) * self.sets.len() as u128) >> 64;
+        let group = tag >> (19 + 2);
+        let block = group >> self.sets.len().trailing_zeros();
+        let seed = block << 19 ^ tag & ((1 << 19) - 1) ^ high.rotate_left(7);
+        let hash = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let set = (group ^ hash) & (self.sets.len() as u64 - 1);
         usize::try_from(set).expect("below the number of sets")
     }
 
@@ -311,7 +321,7 @@ impl Iotlb {
 impl Slot {
     #[inline]
     fn is(&self, tag: u64, high: u64) -> bool {
-        self.tag == tag && self.value & !(PAGE | RIGHTS) == high
+        (self.tag ^ tag) | (self.value & !(PAGE | RIGHTS) ^ high) == 0
     }
 }
 

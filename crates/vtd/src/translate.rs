@@ -8,7 +8,7 @@ use vm_memory::GuestMemory;
 use crate::context::{Context, First, Lookup, Second, Way};
 use crate::fault::{AccessKind, Fault, Reason};
 use crate::ids::{Iova, Pasid, SourceId};
-use crate::iotlb::{Entry, Kind, Rights, Space};
+use crate::iotlb::{Entry, Rights};
 use crate::registers::TE;
 use crate::unit::Unit;
 
@@ -123,16 +123,15 @@ impl Unit {
     #[inline]
     fn cached(&mut self, request: &Request) -> Option<Translation> {
         let context = self.contexts.get(request.source_id, request.pasid)?;
-        let space = context.space()?;
-        if !context.takes(request.address.0) {
+        let space = context.space?;
+        let privileged = request.privileged && request.pasid.is_some();
+        if !context.takes(request.address.0) || privileged && !context.privileged {
             return None;
         }
         let entry = self.iotlb.lookup(space, request.address.0)?;
-        let granted = permits(&entry, context, request);
-        let translation = finish(&entry, context, request);
-        granted
-            .then_some(translation)
-            .filter(|found| !in_interrupt_range(found.address))
+        let translation = finish(&entry, request);
+        let granted = permits(request.kind, &translation);
+        (granted && !in_interrupt_range(translation.address)).then_some(translation)
     }
 
     /// What the tables say of a requester, from the cache or from memory.
@@ -190,13 +189,13 @@ impl Unit {
         if !context.takes(request.address.0) {
             return Err(fault(beyond));
         }
-        let Some(space) = context.space() else {
+        let Some(space) = context.space else {
             let passed = pass_through(host_address_bits, request.address.0);
             return passed.ok_or_else(|| fault(beyond));
         };
         self.counters.walks += 1;
         let entry = context.walk(memory, request).map_err(fault)?;
-        let translation = finish(&entry, context, request);
+        let translation = finish(&entry, request);
         if in_interrupt_range(translation.address) {
             return Err(fault(context.interrupt_range()));
         }
@@ -215,33 +214,15 @@ fn pass_through(host_address_bits: u8, address: u64) -> Option<Translation> {
 }
 
 impl Context {
-    /// Where its translations are cached; `None` if there are none.
-    #[inline]
-    fn space(&self) -> Option<Space> {
-        let kind = match &self.way {
-            Way::PassThrough => return None,
-            Way::Second(second) if second.flags => Kind::SecondFlags,
-            Way::Second(_) => Kind::Second,
-            Way::First(_) => Kind::First,
-            Way::Nested(..) => Kind::Nested,
-        };
-        Some(Space {
-            domain: self.domain.0,
-            pasid: self.pasid.number(),
-            kind,
-        })
-    }
-
     /// Whether an address has the form that the structures take.
     #[inline]
     fn takes(&self, address: u64) -> bool {
-        match &self.way {
-            Way::PassThrough => true,
-            Way::Second(second) => address >> second.width == 0,
-            Way::First(first) | Way::Nested(first, _) => {
-                let unused = 64 - (12 + 9 * u32::from(first.levels));
-                (address << unused).cast_signed() >> unused == address.cast_signed()
-            }
+        let unused = self.unused;
+        let high = (address << unused).cast_signed() >> unused;
+        if self.canonical {
+            high == address.cast_signed()
+        } else {
+            address << unused >> unused == address
         }
     }
 
@@ -522,40 +503,31 @@ fn paging_kinds(kind: AccessKind) -> impl Iterator<Item = PagingKind> {
         .chain(kind.writes().then_some(PagingKind::Write))
 }
 
-/// Whether a cached translation lets a request through.
+/// Rights that make up a read and a write of a request.
 #[inline]
-fn permits(entry: &Entry, context: &Context, request: &Request) -> bool {
-    let privileged = request.privileged && request.pasid.is_some();
-    if privileged && !context.privileged {
-        return false;
+fn needed(request: &Request) -> (Rights, Rights) {
+    if request.privileged && request.pasid.is_some() {
+        (Rights::READ, Rights::PRIVILEGED_WRITE)
+    } else {
+        (Rights::READ | Rights::USER, Rights::WRITE | Rights::USER)
     }
-    let write = if privileged {
-        Rights::PRIVILEGED_WRITE
-    } else {
-        Rights::WRITE | Rights::USER
-    };
-    let read = if privileged {
-        Rights::READ
-    } else {
-        Rights::READ | Rights::USER
-    };
-    let needed = match request.kind {
-        AccessKind::Read => read,
-        AccessKind::Write => write,
-        AccessKind::ReadWrite => read | write,
-    };
-    entry.rights.contains(needed)
+}
+
+/// Whether a translation lets a request through that its context lets through.
+#[inline]
+fn permits(kind: AccessKind, translation: &Translation) -> bool {
+    (translation.read || !kind.reads()) && (translation.write || !kind.writes())
 }
 
 #[inline]
-fn finish(entry: &Entry, context: &Context, request: &Request) -> Translation {
-    let can = |kind| permits(entry, context, &Request { kind, ..*request });
+fn finish(entry: &Entry, request: &Request) -> Translation {
+    let (read, write) = needed(request);
     let address = entry.translate(request.address.0);
     Translation {
         address,
         inside_bits: outside_interrupts(address, entry.inside_bits),
-        read: can(AccessKind::Read),
-        write: can(AccessKind::Write),
+        read: entry.rights.contains(read),
+        write: entry.rights.contains(write),
         snoop: entry.rights.contains(Rights::SNOOP),
     }
 }

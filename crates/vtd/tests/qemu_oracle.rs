@@ -249,18 +249,31 @@ impl Pair {
         TABLES + self.below(TABLE_COUNT) * 0x1000
     }
 
-    /// An entry of the second stage: a table or a page.
-    fn entry(&mut self) -> u64 {
-        let rights = [0, 1, 2, 3, 3, 3, 3, 3][usize::try_from(self.below(8)).unwrap()];
-        let target = if self.one_in(2) {
+    /// An entry of a table of the second stage: mostly the next table, or a page.
+    fn entry(&mut self, table: u64) -> u64 {
+        let rights = [0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3][usize::try_from(self.below(12)).unwrap()];
+        let below = (table - TABLES) / 0x1000 + 1;
+        let target = if self.one_in(12) {
             self.table()
+        } else if below < 4 && !self.one_in(4) {
+            TABLES + below * 0x1000
         } else {
             DATA + self.below(4) * 0x20_0000 + self.below(2) * 0x1000
         };
-        let large = if self.one_in(4) { 1 << 7 } else { 0 };
-        let mut entry = target | large | rights;
+        let large = if target >= DATA && below < 4 && !self.one_in(6) {
+            1 << 7
+        } else {
+            0
+        };
+        // The bits of an address inside a large page are reserved.
+        let aligned = if large != 0 && below == 3 && !self.one_in(6) {
+            !0x1f_f000
+        } else {
+            !0
+        };
+        let mut entry = target & aligned | large | rights;
         // Reserved or ignored; with all rights, or it matters which fault is found first.
-        if self.one_in(8) {
+        if self.one_in(12) {
             entry |=
                 3 | 1 << [8, 11, 48, 51, 52, 61, 62, 63][usize::try_from(self.below(8)).unwrap()];
         }
@@ -281,21 +294,28 @@ impl Pair {
     }
 
     fn change_a_table(&mut self) {
-        let at = self.table() + self.below(2) * 8;
-        let entry = self.entry();
+        let table = self.table();
+        let at = table + self.below(2) * 8;
+        let entry = self.entry(table);
         self.poke(at, entry);
     }
 
     fn change_the_context(&mut self) {
         let at = CONTEXTS + u64::from(EDU.function()) * 16;
-        let table = self.table();
+        // Three levels begin at the second table, or elsewhere.
+        let three = self.below(2);
+        let table = if self.one_in(12) {
+            self.table()
+        } else {
+            TABLES + three * 0x1000
+        };
         let present = u64::from(!self.one_in(12));
         let kind = if self.one_in(5) { self.below(4) } else { 0 };
         let mut low = table | kind << 2 | present;
         let width = if self.one_in(8) {
             self.below(8)
         } else {
-            1 + self.below(2)
+            2 - three
         };
         let mut high = width | (1 + self.below(3)) << 8;
         if self.one_in(10) {
