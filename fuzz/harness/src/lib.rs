@@ -22,6 +22,7 @@ mod two_stages;
 mod virtio_net;
 mod virtqueue_device;
 mod virtqueue_driver;
+mod vtd;
 
 pub use apic::apic;
 pub use e1000::e1000;
@@ -43,3 +44,4 @@ pub use two_stages::two_stages;
 pub use virtio_net::virtio_net;
 pub use virtqueue_device::virtqueue_device;
 pub use virtqueue_driver::virtqueue_driver;
+pub use vtd::vtd;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 20] = [
+const TARGETS: [(&str, Target); 21] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -25,6 +25,7 @@ const TARGETS: [(&str, Target); 20] = [
     ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),
+    ("vtd", fuzz_harness::vtd),
     ("two_stages", fuzz_harness::two_stages),
 ];
 
