@@ -101,15 +101,22 @@ pub enum Effect<F> {
 pub struct Outcome<F> {
     /// What to do.
     pub effect: Effect<F>,
+    /// What to answer then.
+    pub answer: Answer,
+}
+
+/// An answer that waits for its effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
     code: Code,
     reply: Option<Reply>,
     wants_ack: bool,
 }
 
-impl<F> Outcome<F> {
+impl Answer {
     /// What to send once the effect was tried; nothing when no answer is due.
     #[must_use]
-    pub fn answer(&self, succeeded: bool) -> Option<Vec<u8>> {
+    pub fn message(&self, succeeded: bool) -> Option<Vec<u8>> {
         let ack = self
             .wants_ack
             .then_some(Reply::Number(u64::from(!succeeded)));
@@ -218,12 +225,12 @@ impl<F> Backend<F> {
         let wants_ack = needs_reply && acks && !request.has_answer();
         let reply = self.reply(&request);
         let effect = self.apply(request, descriptors)?;
-        Ok(Outcome {
-            effect,
+        let answer = Answer {
             code,
             reply,
             wants_ack,
-        })
+        };
+        Ok(Outcome { effect, answer })
     }
 
     /// The answer to [`Effect::Stop`]: where the ring stopped.

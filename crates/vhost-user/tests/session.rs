@@ -225,7 +225,7 @@ fn answers_are_given_when_asked_for_and_agreed_on() {
     let mut session = Session::new(2, VERSION_1);
     let done = |session: &mut Session, needs_reply| {
         let outcome = session.handle(Request::SetOwner, needs_reply, vec![]);
-        outcome.unwrap().answer(false)
+        outcome.unwrap().answer.message(false)
     };
     assert_eq!(done(&mut session, true), None);
     ask(&mut session, Request::SetProtocolFeatures(1 << 3)).unwrap();
@@ -235,7 +235,7 @@ fn answers_are_given_when_asked_for_and_agreed_on() {
     let features = session.handle(Request::Features, true, vec![]).unwrap();
     let offered = VERSION_1 | VHOST_USER_F_PROTOCOL_FEATURES;
     let answer = Reply::Number(offered).encode(Request::Features.code());
-    assert_eq!(features.answer(true), Some(answer));
+    assert_eq!(features.answer.message(true), Some(answer));
 }
 
 #[test]

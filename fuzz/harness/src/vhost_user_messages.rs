@@ -35,7 +35,7 @@ fn step(u: &mut Unstructured<'_>, session: &mut Backend<u8>) -> Result<()> {
     match session.handle(request, header.needs_reply, numbered) {
         Ok(outcome) => {
             let stops = matches!(outcome.effect, Effect::Stop { .. });
-            assert!(outcome.answer(true).is_some() || !answers || stops);
+            assert!(outcome.answer.message(true).is_some() || !answers || stops);
             check(session, &outcome.effect);
         }
         Err(SessionError::NotOffered { .. }) => assert_eq!(session.features(), features),
