@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// Nanoseconds until the adapter begins with what the guest queued.
     #[arg(long, value_name = "NS", default_value_t = 0, requires = "net")]
     pub(crate) net_delay: u64,
+    /// Let the adapter interrupt by its line only, without MSI and MSI-X.
+    #[arg(long, requires = "net")]
+    pub(crate) net_intx: bool,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,

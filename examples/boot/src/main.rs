@@ -79,6 +79,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
         ram: ram.clone(),
         wire: Box::new(UserNetwork::new()),
         service_ns: args.net_delay,
+        messages: !args.net_intx,
     });
     let board = |console, network| {
         Board::new(BoardConfig {

@@ -18,7 +18,7 @@ use pc_devices::{
     AcpiPm, Ata, BootTimer, Button, DebugConsole, DebugExit, FwCfg, I8042, I8254, Mc146818,
     MemorySize, ResetControl, SystemControlA, TestDevice, TimerWidth,
 };
-use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header};
+use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header, MsiMessage};
 use vm_device::bus::{PioAddress, PioBus};
 
 use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
@@ -125,6 +125,8 @@ pub struct Board {
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
     network: Option<Network>,
+    /// Interrupt messages for controllers that are not the board's.
+    diverted: Option<Vec<MsiMessage>>,
     clock: InstructionClock,
     /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
     deadline_ns: u64,
@@ -181,6 +183,7 @@ impl Board {
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
             network,
+            diverted: None,
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
             outcome: None,
@@ -279,6 +282,19 @@ impl Board {
         self.interrupts.lines()
     }
 
+    /// Keeps interrupt messages from the board's controllers, for [`take_messages`](Self::take_messages).
+    pub fn divert_messages(&mut self) {
+        self.diverted.get_or_insert_default();
+    }
+
+    /// Takes the messages since the last time, once they are diverted.
+    pub fn take_messages(&mut self) -> Vec<MsiMessage> {
+        self.diverted
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
     /// Interrupts that the 8259A pair delivered, by line.
     #[must_use]
     pub fn acknowledged(&self) -> &[u64; 16] {
@@ -365,10 +381,7 @@ impl Board {
 
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
-        let network = self
-            .network
-            .as_ref()
-            .is_some_and(|network| network.interrupt(&mut self.pci));
+        let network = self.settle_network();
         let lines = u32::from(self.pit.irq())
             | u32::from(self.kbc.keyboard_irq()) << 1
             | u32::from(self.com1.level()) << 4
@@ -393,6 +406,23 @@ impl Board {
             lapic,
         ];
         self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    /// Delivers the adapter's messages; the level of its line.
+    fn settle_network(&mut self) -> bool {
+        let Self {
+            network,
+            pci,
+            interrupts,
+            diverted,
+            ..
+        } = self;
+        network.as_mut().is_some_and(|network| {
+            network.interrupt(pci, &mut |message| match diverted {
+                Some(messages) => messages.push(message),
+                None => interrupts.send(message),
+            })
+        })
     }
 
     fn note_outcome(&mut self) {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_PIT_SPEAKER_DUMMY, KVM_SYSTEM_EVENT_RESET,
-    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_pit_config,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_msi, kvm_pit_config,
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use x86_dbt::{InterruptSource, Mmio, PortIo};
@@ -108,6 +108,9 @@ impl KvmEngine {
     /// When KVM cannot run the guest.
     pub fn run(&mut self, board: &mut Board, limit: Duration) -> Result<Stop, EngineError> {
         let end = Instant::now() + limit;
+        if self.controllers == Controllers::Kernel {
+            board.divert_messages();
+        }
         // Brings the processor out of the guest often enough for timers and input.
         let _ticker = Ticker::start(TICK).map_err(EngineError::Signal)?;
         loop {
@@ -158,9 +161,28 @@ impl KvmEngine {
 
     fn offer_interrupts(&mut self, board: &mut Board) -> Result<(), EngineError> {
         match self.controllers {
-            Controllers::Kernel => self.drive_lines(board.lines()),
+            Controllers::Kernel => {
+                self.signal_messages(board)?;
+                self.drive_lines(board.lines())
+            }
             Controllers::Board => self.inject(board),
         }
+    }
+
+    /// Passes interrupt messages to KVM's local APIC.
+    fn signal_messages(&mut self, board: &mut Board) -> Result<(), EngineError> {
+        for message in board.take_messages() {
+            let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
+            let message = kvm_msi {
+                address_lo: u32::from_le_bytes([a, b, c, d]),
+                address_hi: u32::from_le_bytes([e, f, g, h]),
+                data: message.data,
+                ..kvm_msi::default()
+            };
+            let sent = self.vm.signal_msi(message);
+            sent.map_err(failed("signal an interrupt message"))?;
+        }
+        Ok(())
     }
 
     /// Passes changed interrupt lines to KVM's controllers. KVM routes each to the 8259A and to

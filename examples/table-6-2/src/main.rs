@@ -27,6 +27,9 @@ struct Args {
     /// Guest nanoseconds for each instruction: how fast the guest is beside its adapter.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     ns_per_instruction: u64,
+    /// Let the adapters interrupt by their line, without MSI-X.
+    #[arg(long)]
+    intx: bool,
     /// Draw exits and interrupts against the delay into this file.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -60,7 +63,8 @@ fn main() -> ExitCode {
 fn measure(args: &Args) -> Result<()> {
     let mut points = Vec::new();
     for (name, net) in ADAPTERS {
-        let guest = Prepared::new(net, args.ns_per_instruction).with_context(|| name.to_owned())?;
+        let guest = Prepared::new(net, !args.intx, args.ns_per_instruction);
+        let guest = guest.with_context(|| name.to_owned())?;
         for &delay_us in &args.delays {
             let delay = u64::from(delay_us) * 1_000;
             let boot = guest.run(0, delay).with_context(|| name.to_owned())?;

@@ -51,12 +51,14 @@ pub(crate) struct Prepared {
     busybox: Vec<u8>,
     files: debian::Files,
     net: Net,
+    messages: bool,
     ns_per_instruction: u64,
 }
 
 impl Prepared {
-    /// Debian's full kernel, which has drivers for all adapters.
-    pub(crate) fn new(net: Net, ns_per_instruction: u64) -> Result<Self> {
+    /// Debian's full kernel, which has drivers for all adapters. Without `messages` they interrupt by
+    /// INTA#.
+    pub(crate) fn new(net: Net, messages: bool, ns_per_instruction: u64) -> Result<Self> {
         let files = debian::obtain(Flavour::Full, Some(net))?;
         let kernel = KernelImage::read(&files.kernel)?;
         Ok(Self {
@@ -65,6 +67,7 @@ impl Prepared {
             busybox: std::fs::read(&files.busybox).context("busybox")?,
             files,
             net,
+            messages,
             ns_per_instruction,
         })
     }
@@ -103,6 +106,7 @@ impl Prepared {
                 ram: ram.clone(),
                 wire: Box::new(UserNetwork::new()),
                 service_ns: delay_ns,
+                messages: self.messages,
             }),
         });
         let mut engine = DbtEngine::new(&ram, &start, Chipset::M1, CpuModel::Default)?;

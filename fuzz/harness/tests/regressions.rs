@@ -22,6 +22,7 @@ const TARGETS: [(&str, Target); 21] = [
     ("snapshot_frames", fuzz_harness::snapshot_frames),
     ("snapshot_process", fuzz_harness::snapshot_process),
     ("snapshot_restore", fuzz_harness::snapshot_restore),
+    ("vhost_user_messages", fuzz_harness::vhost_user_messages),
     ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),

@@ -1,8 +1,12 @@
 //! From device levels to the processor's INTR: the 8259A pair alone, or behind a local APIC with
 //! an I/O APIC beside it.
 
-use apic::{IoApic, IoApicVersion, LocalApic, LocalApicConfig, Message, Output, Pending, deliver};
+use apic::{
+    IoApic, IoApicVersion, LocalApic, LocalApicConfig, Message, Output, Pending, deliver,
+    msi_message,
+};
 use pc_devices::I8259Pair;
+use pci_config::MsiMessage;
 
 use super::{APIC_TIMER_HZ, Chipset, TSC_HZ};
 use crate::layout::{IOAPIC, NETWORK_IRQ, SCI};
@@ -62,6 +66,15 @@ impl Interrupts {
             }
         }
         self.settle();
+    }
+
+    /// Delivers a write to where local APICs listen; any other is lost.
+    pub(super) fn send(&mut self, message: MsiMessage) {
+        if let Some(apics) = &mut self.apics
+            && let Some(message) = msi_message(message.address, message.data)
+        {
+            apics.deliver(&message, None);
+        }
     }
 
     pub(super) fn lines(&self) -> u32 {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use e1000::{Compat, E1000, E1000Config};
-use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin};
+use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin, Msi, MsiMessage};
 use virtio_net::NetFeatures;
 
 use super::dma::{Dma, Written};
@@ -44,6 +44,8 @@ pub struct NetworkConfig {
     pub wire: Box<dyn Wire>,
     /// How long the adapter takes to begin with what the guest queued, in nanoseconds; 0 is at once.
     pub service_ns: u64,
+    /// Whether the adapter can interrupt by messages: MSI, or MSI-X for virtio.
+    pub messages: bool,
 }
 
 impl fmt::Debug for NetworkConfig {
@@ -52,6 +54,7 @@ impl fmt::Debug for NetworkConfig {
             .field("adapter", &self.adapter)
             .field("mac", &self.mac)
             .field("service_ns", &self.service_ns)
+            .field("messages", &self.messages)
             .finish_non_exhaustive()
     }
 }
@@ -71,6 +74,10 @@ pub(super) struct Network {
     wire: Box<dyn Wire>,
     service_ns: u64,
     service_at: Option<u64>,
+    /// The e1000's; virtio keeps its own table.
+    msi: Option<Msi>,
+    /// The e1000's level when it was last looked at: a message goes out when it rises.
+    level: bool,
     /// Frames for the guest that found no buffers yet.
     waiting: VecDeque<Vec<u8>>,
 }
@@ -79,16 +86,23 @@ impl Network {
     /// Puts the function on the bus, as firmware leaves it, and answers what is behind it.
     pub(super) fn new(config: NetworkConfig, bus: &mut Bus<ConfigSpace>) -> Self {
         let memory = Rc::new(Dma::new(config.ram.clone()));
+        let mut msi = None;
         let (adapter, function) = match config.adapter {
             AdapterKind::E1000 => {
                 let compat = Compat::Datasheet;
                 let mac = config.mac;
                 let nic = Box::new(E1000::new(E1000Config { mac, compat }));
-                (Adapter::E1000(nic), e1000_function())
+                let mut function = e1000_function();
+                msi = config
+                    .messages
+                    .then(|| Msi::add(&mut function, 1).expect("room for a capability"));
+                (Adapter::E1000(nic), function)
             }
             AdapterKind::Virtio(features) => {
-                let device = VirtioPci::new(config.mac, features, config.ram, Rc::clone(&memory));
-                (Adapter::Virtio(Box::new(device)), VirtioPci::function())
+                let memory = Rc::clone(&memory);
+                let (device, function) =
+                    VirtioPci::new(config.mac, features, config.ram, memory, config.messages);
+                (Adapter::Virtio(Box::new(device)), function)
             }
         };
         bus.insert(place(), wired(function))
@@ -99,6 +113,8 @@ impl Network {
             wire: config.wire,
             service_ns: config.service_ns,
             service_at: None,
+            msi,
+            level: false,
             waiting: VecDeque::new(),
         }
     }
@@ -168,14 +184,35 @@ impl Network {
         deadlines.into_iter().flatten().min()
     }
 
-    /// The level of INTA#, by way of the function's status register.
-    pub(super) fn interrupt(&self, bus: &mut Bus<ConfigSpace>) -> bool {
+    /// The level of INTA#, by way of the function's status register; messages go to `send`.
+    pub(super) fn interrupt(
+        &mut self,
+        bus: &mut Bus<ConfigSpace>,
+        send: &mut dyn FnMut(MsiMessage),
+    ) -> bool {
         let Some(space) = bus.function_mut(place()) else {
             return false;
         };
-        let level = match &self.adapter {
-            Adapter::E1000(nic) => nic.interrupt(),
-            Adapter::Virtio(device) => device.interrupt(),
+        let level = match &mut self.adapter {
+            Adapter::E1000(nic) => {
+                let level = nic.interrupt();
+                match self.msi {
+                    Some(msi) if msi.is_enabled(space) => {
+                        let before = std::mem::replace(&mut self.level, level);
+                        if level && !before {
+                            msi.raise(space, 0).map(&mut *send);
+                        }
+                        msi.next_unmasked(space).map(&mut *send);
+                        false
+                    }
+                    // Switched on later, it tells of what is there then.
+                    _ => {
+                        self.level = false;
+                        level
+                    }
+                }
+            }
+            Adapter::Virtio(device) => device.interrupt(space, send),
         };
         space.set_interrupt_status(level);
         space.intx()

@@ -1,12 +1,13 @@
 //! The virtio network device as a PCI function: virtio 1.3, 4.1, without the legacy interface.
 //!
-//! One memory window holds the four structures. Interrupts are INTA# by way of the ISR register.
+//! One memory window holds the four structures and the MSI-X table. Interrupts are messages, one for
+//! each queue, where the driver switches MSI-X on; else INTA# by way of the ISR register.
 
 use std::fmt;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use pci_config::{BarKind, ConfigSpace, Header};
+use pci_config::{BarKind, ConfigSpace, Header, MsiMessage, MsixTable};
 use virtio_net::{NetFeatures, RxOutcome, VirtioNet};
 use virtqueue::{Config, HostRing, Layout, Notify, QueueSet};
 
@@ -41,6 +42,11 @@ pub struct VirtioPci {
     driver_features: u64,
     status: u8,
     isr: u8,
+    /// Absent where the device interrupts by INTA# only.
+    msix: Option<MsixTable>,
+    config_vector: u16,
+    /// Causes that were not delivered yet, a bit for each queue and one for the configuration.
+    due: u8,
     /// Kicks that were not served yet, a bit for each queue.
     kicked: u8,
     exits: VirtioExits,
@@ -52,12 +58,27 @@ pub struct VirtioPci {
 struct Programmed {
     size: u16,
     enabled: bool,
+    vector: u16,
     addresses: [u64; 3],
 }
 
 impl VirtioPci {
-    pub(super) fn new(mac: [u8; 6], offered: NetFeatures, ram: Ram, memory: Rc<Dma>) -> Self {
-        Self {
+    /// A device and its function. Without `messages` it has no MSI-X.
+    pub(super) fn new(
+        mac: [u8; 6],
+        offered: NetFeatures,
+        ram: Ram,
+        memory: Rc<Dma>,
+        messages: bool,
+    ) -> (Self, ConfigSpace) {
+        let mut function = Self::function();
+        let msix = messages.then(|| {
+            let table = u32::try_from(TABLE).expect("inside the window");
+            let pending = u32::try_from(PENDING).expect("inside the window");
+            MsixTable::add(&mut function, VECTORS, 0, table, pending)
+                .expect("room for a capability")
+        });
+        let device = Self {
             net: VirtioNet::new(mac, offered),
             ram: Arc::new(ram),
             memory,
@@ -69,14 +90,18 @@ impl VirtioPci {
             driver_features: 0,
             status: 0,
             isr: 0,
+            msix,
+            config_vector: NO_VECTOR,
+            due: 0,
             kicked: 0,
             exits: VirtioExits::default(),
             interrupts: 0,
-        }
+        };
+        (device, function)
     }
 
     /// The function's configuration space, with a capability for each structure: 4.1.4.
-    pub(super) fn function() -> ConfigSpace {
+    fn function() -> ConfigSpace {
         let mut space = ConfigSpace::new(Header {
             vendor: 0x1af4,
             device: 0x1040 + VirtioNet::DEVICE_TYPE,
@@ -89,7 +114,7 @@ impl VirtioPci {
         let memory = BarKind::Memory32 {
             prefetchable: false,
         };
-        space.add_bar(0, memory, WINDOW).expect("16 KiB");
+        space.add_bar(0, memory, WINDOW).expect("32 KiB");
         let structures = [
             (1, COMMON, 56),
             (3, ISR, 1),
@@ -130,7 +155,7 @@ impl VirtioPci {
         &self.exits
     }
 
-    /// Times that INTA# was asserted.
+    /// Times that INTA# was asserted, and messages sent.
     #[must_use]
     pub fn interrupts(&self) -> u64 {
         self.interrupts
@@ -139,6 +164,16 @@ impl VirtioPci {
     pub(super) fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         match offset {
+            TABLE..PENDING => {
+                if let Some(msix) = &self.msix {
+                    msix.read_table(offset - TABLE, data);
+                }
+            }
+            PENDING..WINDOW => {
+                if let Some(msix) = &self.msix {
+                    msix.read_pending(offset - PENDING, data);
+                }
+            }
             ISR..DEVICE => {
                 self.exits.isr += 1;
                 // 4.1.4.5: reading clears, and takes the interrupt away.
@@ -167,7 +202,12 @@ impl VirtioPci {
         bytes[..length].copy_from_slice(&data[..length]);
         let value = u64::from_le_bytes(bytes);
         match offset {
-            NOTIFY..WINDOW => self.kick(offset - NOTIFY),
+            NOTIFY..TABLE => self.kick(offset - NOTIFY),
+            TABLE..PENDING => {
+                if let Some(msix) = &mut self.msix {
+                    msix.write_table(offset - TABLE, data);
+                }
+            }
             COMMON..ISR => {
                 self.exits.common += 1;
                 self.write_common(offset, value, length);
@@ -208,8 +248,10 @@ impl VirtioPci {
         let controlled = queues
             .running(CONTROL)
             .map(|queue| net.control(queue, &**memory).ok());
-        for notify in [sent, controlled].into_iter().flatten() {
-            self.after(notify);
+        for (queue, notify) in [(TRANSMIT, sent), (CONTROL, controlled)] {
+            if let Some(notify) = notify {
+                self.after(queue, notify);
+            }
         }
     }
 
@@ -227,7 +269,7 @@ impl VirtioPci {
         match net.receive(queue, &**memory, frame) {
             Ok(outcome) => outcome != RxOutcome::NoBuffers,
             Err(_) => {
-                self.after(None);
+                self.after(RECEIVE, None);
                 true
             }
         }
@@ -237,27 +279,58 @@ impl VirtioPci {
         let Self { net, queues, .. } = self;
         if let Some(queue) = queues.running(RECEIVE) {
             let notify = net.flush_receive(queue).ok();
-            self.after(notify);
+            self.after(RECEIVE, notify);
         }
     }
 
-    pub(super) fn interrupt(&self) -> bool {
-        self.isr != 0
+    /// Delivers what is due: as messages, or as the level of INTA#, which is answered.
+    pub(super) fn interrupt(
+        &mut self,
+        space: &ConfigSpace,
+        send: &mut dyn FnMut(MsiMessage),
+    ) -> bool {
+        let due = std::mem::take(&mut self.due);
+        match &mut self.msix {
+            Some(msix) if msix.is_enabled(space) => {
+                let queues = self.programmed.iter().map(|queue| queue.vector);
+                let vectors = queues.chain([self.config_vector]);
+                for (bit, vector) in vectors.enumerate() {
+                    if due & 1 << bit != 0 && vector != NO_VECTOR {
+                        let message = msix.raise(space, vector);
+                        self.interrupts += u64::from(message.is_some());
+                        message.map(&mut *send);
+                    }
+                }
+                while let Some(message) = msix.next_unmasked(space) {
+                    self.interrupts += 1;
+                    send(message);
+                }
+                false
+            }
+            _ => {
+                self.interrupts += u64::from(due != 0 && self.isr == 0);
+                if due & !CONFIGURATION_DUE != 0 {
+                    self.isr |= ISR_QUEUE;
+                }
+                if due & CONFIGURATION_DUE != 0 {
+                    self.isr |= ISR_CONFIGURATION;
+                }
+                self.isr != 0
+            }
+        }
     }
 
     /// Interrupts the driver if it is due; a queue that broke asks for a reset (2.1.1).
-    fn after(&mut self, notify: Option<Notify>) {
-        let cause = match notify {
-            Some(notify) if notify.is_due() => ISR_QUEUE,
-            Some(_) => return,
-            None if self.status & NEEDS_RESET != 0 => return,
+    fn after(&mut self, queue: u32, notify: Option<Notify>) {
+        match notify {
+            Some(notify) if notify.is_due() => self.due |= 1 << queue,
+            Some(_) => {}
+            None if self.status & NEEDS_RESET != 0 => {}
             None => {
                 self.status |= NEEDS_RESET;
-                ISR_CONFIGURATION
+                self.due |= CONFIGURATION_DUE;
             }
-        };
-        self.interrupts += u64::from(self.isr == 0);
-        self.isr |= cause;
+        }
     }
 
     fn read_common(&self, offset: u64) -> u64 {
@@ -273,8 +346,8 @@ impl VirtioPci {
             0x04 => half(self.net.offered().0, self.device_feature_select),
             0x08 => self.driver_feature_select.into(),
             0x0c => half(self.driver_features, self.driver_feature_select),
-            // No MSI-X.
-            0x10 | 0x1a => NO_VECTOR,
+            0x10 => self.config_vector.into(),
+            0x1a => queue.map_or(NO_VECTOR, |queue| queue.vector).into(),
             0x12 => VirtioNet::QUEUES.into(),
             0x14 => self.status.into(),
             0x16 => self.queue_select.into(),
@@ -299,6 +372,7 @@ impl VirtioPci {
             0x00 => self.device_feature_select = low,
             0x08 => self.driver_feature_select = low,
             0x0c => self.write_features(low),
+            0x10 => self.config_vector = self.vector(word),
             0x14 => self.write_status(byte),
             0x16 => self.queue_select = word,
             _ => self.write_queue(offset, value, length),
@@ -318,17 +392,32 @@ impl VirtioPci {
         self.driver_features = kept | value;
     }
 
+    /// A vector that exists; 4.1.5.1.2.1: one that does not reads back as none.
+    fn vector(&self, vector: u16) -> u16 {
+        if self.msix.is_some() && vector < VECTORS {
+            vector
+        } else {
+            NO_VECTOR
+        }
+    }
+
     fn write_queue(&mut self, offset: u64, value: u64, length: usize) {
         let index = usize::from(self.queue_select);
+        let [a, b, ..] = value.to_le_bytes();
+        let word = u16::from_le_bytes([a, b]);
+        let vector = self.vector(word);
         let Some(queue) = self.programmed.get_mut(index) else {
             return;
         };
+        // Where it interrupts is no part of what a queue is.
+        if offset == 0x1a {
+            queue.vector = vector;
+        }
         if queue.enabled {
             return;
         }
-        let [a, b, ..] = value.to_le_bytes();
         match offset {
-            0x18 => queue.size = u16::from_le_bytes([a, b]),
+            0x18 => queue.size = word,
             0x1c => {
                 queue.enabled = value & 1 != 0;
                 self.configure(index);
@@ -390,8 +479,8 @@ impl VirtioPci {
             let started = self
                 .queues
                 .start(|config| HostRing::new(config, Arc::clone(ram)));
-            if started.is_err() {
-                self.after(None);
+            if let Err((queue, _)) = started {
+                self.after(queue.into(), None);
             }
         }
     }
@@ -404,6 +493,8 @@ impl VirtioPci {
         self.driver_features = 0;
         self.status = 0;
         self.isr = 0;
+        self.config_vector = NO_VECTOR;
+        self.due = 0;
         self.kicked = 0;
     }
 }
@@ -412,6 +503,7 @@ impl Programmed {
     const RESET: Self = Self {
         size: QUEUE_SIZE,
         enabled: false,
+        vector: NO_VECTOR,
         addresses: [0; 3],
     };
 }
@@ -435,13 +527,19 @@ const COMMON: u64 = 0x0000;
 const ISR: u64 = 0x1000;
 const DEVICE: u64 = 0x2000;
 const NOTIFY: u64 = 0x3000;
-const WINDOW: u64 = 0x4000;
+const TABLE: u64 = 0x4000;
+const PENDING: u64 = 0x5000;
+const WINDOW: u64 = 0x8000;
+/// One for each queue and one for the configuration.
+const VECTORS: u16 = 4;
+/// The configuration's bit among the causes, after those of the queues.
+const CONFIGURATION_DUE: u8 = 1 << 3;
 /// Bytes between the places to kick two queues.
 const NOTIFY_MULTIPLIER: u32 = 4;
 /// PCI 3.0, appendix H.
 const VENDOR_SPECIFIC: u8 = 0x09;
 /// `VIRTIO_MSI_NO_VECTOR`.
-const NO_VECTOR: u64 = 0xffff;
+const NO_VECTOR: u16 = 0xffff;
 const ISR_QUEUE: u8 = 1 << 0;
 const ISR_CONFIGURATION: u8 = 1 << 1;
 // Device status, 2.1.
