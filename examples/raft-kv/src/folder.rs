@@ -2,10 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use raft_log::wal::{Files, Recovery, Wal, WalError};
+use raft_log::wal::{Files, Kind, Recovery, State, Wal, WalError};
 use raft_log::{Boot, Membership, NodeId};
 
 use crate::store::{Store, StoreError};
@@ -43,10 +44,7 @@ pub fn open(folder: &Path, cluster: &str, id: NodeId, members: &Membership) -> R
             mine.trim_end().replace('\n', ", ")
         );
     }
-    let mut store = match Store::open(&folder.join("state.redb")) {
-        Err(StoreError::Locked) => bail!("another server uses {}", folder.display()),
-        store => store.context("state.redb")?,
-    };
+    let mut store = open_state(&folder.join("state.redb"))?;
     let (wal, recovery) = open_log(&folder.join("log"), known, members)?;
     // Only now: a server whose log is gone must not come back under its name, for it may have voted.
     if !known {
@@ -61,6 +59,18 @@ pub fn open(folder: &Path, cluster: &str, id: NodeId, members: &Membership) -> R
         boot,
         lost,
     })
+}
+
+/// A state that cannot be read, or was never finished, is made again from the log.
+fn open_state(path: &Path) -> Result<Store> {
+    match Store::open(path) {
+        Err(StoreError::Locked) => bail!("another server uses {}", path.display()),
+        Err(StoreError::Redb(_)) => {
+            fs::remove_file(path)?;
+            Ok(Store::open(path)?)
+        }
+        store => Ok(store?),
+    }
 }
 
 fn open_log(folder: &Path, known: bool, members: &Membership) -> Result<(Wal<Files>, Recovery)> {
@@ -106,4 +116,40 @@ fn write_durably(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     file.sync_all()?;
     fs::rename(new, old)?;
     Ok(File::open(folder)?.sync_all()?)
+}
+
+/// Bytes of a record's header, before its payload.
+const HEADER_BYTES: u64 = 160;
+
+/// Flips a bit in the middle of what a stopped server's log says, as a disk may. Which entry that hits.
+///
+/// # Errors
+///
+/// If the log cannot be read, is damaged already, or has no entry.
+pub fn flip_a_bit(folder: &Path) -> Result<u64> {
+    let folder = folder.join("log");
+    let found = Recovery::read(&Files::new(&folder))?;
+    ensure!(found.is_whole(), "the log is damaged already");
+    let covered = found.boot.snapshot.last().index;
+    let segments = found.segments.iter().flat_map(|segment| {
+        let records = segment.records.iter();
+        records.map(|record| (segment.number, record))
+    });
+    let entries = segments.filter(|(_, record)| {
+        record.kind == Some(Kind::Command)
+            && record.state == State::Intact
+            && record.at.index > covered
+    });
+    let entries: Vec<_> = entries.collect();
+    let (segment, record) = entries.get(entries.len() / 2).context("the log is empty")?;
+    let place = record.offset + HEADER_BYTES + record.length / 2;
+    let name = folder.join(format!("{segment:016x}.log"));
+    let file = File::options().read(true).write(true).open(name)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, place)?;
+    file.write_all_at(&[byte[0] ^ 0x10], place)?;
+    file.sync_all()?;
+    let found = Recovery::read(&Files::new(&folder))?;
+    ensure!(!found.is_whole(), "the flipped bit was not noticed");
+    Ok(record.at.index)
 }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod bench;
+mod demo;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -75,6 +76,8 @@ enum What {
     },
     /// Measure a cluster that runs, at its leader.
     Bench(bench::BenchArgs),
+    /// Kill, corrupt, cut off and replace servers under load, and check what the clients saw.
+    Demo(demo::DemoArgs),
 }
 
 /// Where the cluster is.
@@ -189,6 +192,7 @@ fn run(what: What) -> Result<ExitCode> {
         }
         What::Admin { what } => admin::run(&what)?,
         What::Bench(args) => bench::run(&args)?,
+        What::Demo(args) => demo::run(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -61,8 +61,8 @@ pub struct Settings {
 
 const LISTENER: Token = Token(0);
 const WAKER: Token = Token(1);
-/// Entries kept after a snapshot for slow followers.
-const KEPT: u64 = 1_000;
+/// Entries kept after a snapshot for slow followers, if they take no more than half as much as a snapshot is taken after.
+const KEPT: usize = 1_000;
 /// How often the state machine is made durable; the log runs again what came after.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
 
@@ -395,10 +395,23 @@ impl Server {
         let (last, data) = made.context("a snapshot")?;
         let now = self.now();
         if self.raft.log().has(last) {
-            self.raft.compact(now, last, data, KEPT);
+            let keep = self.kept(last.index);
+            self.raft.compact(now, last, data, keep);
             self.metrics.snapshots_taken.add(1);
         }
         Ok(())
+    }
+
+    fn kept(&self, last: Index) -> u64 {
+        let mut left = self.settings.snapshot_bytes / 2;
+        let fits = |index: &Index| {
+            let size = self.raft.log().entry(*index).map(Entry::size);
+            let rest = size.and_then(|size| left.checked_sub(size));
+            left = rest.unwrap_or(0);
+            rest.is_some()
+        };
+        let before = (1..=last).rev().take_while(fits);
+        u64::try_from(before.take(KEPT).count()).unwrap_or(0)
     }
 
     fn learn_addresses(&mut self) {

@@ -61,8 +61,9 @@ struct Head {
 
 /// All of it.
 pub struct Store {
-    database: Database,
+    /// Before the database, which when dropped waits for it.
     transaction: Option<Box<WriteTransaction>>,
+    database: Database,
     head: Head,
     addresses: Vec<(NodeId, String)>,
 }
@@ -97,8 +98,8 @@ impl Store {
             .create(path)
             .map_err(|error: DatabaseError| StoreError::from(error))?;
         let mut store = Self {
-            database,
             transaction: None,
+            database,
             head: Head::default(),
             addresses: Vec::new(),
         };
