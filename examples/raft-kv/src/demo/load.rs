@@ -34,7 +34,7 @@ impl Load {
         let clients = (1..=CLIENTS).map(|process| {
             let mut one = One {
                 process,
-                client: Client::new(cluster, addresses, Duration::from_secs(4)),
+                client: Client::new(cluster, addresses, Duration::from_secs(1)),
                 random: process,
                 count: 0,
                 began,
