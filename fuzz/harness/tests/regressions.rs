@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 21] = [
+const TARGETS: [(&str, Target); 22] = [
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
