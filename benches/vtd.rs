@@ -85,7 +85,7 @@ fn target(page: u64) -> u64 {
 fn lookups(rounds: usize) {
     println!("look-up of a cached page, ns: best (median) of {rounds} rounds");
     println!("   pages            floor        ours, serial         ours      vm-memory   x best");
-    for pages in [64, 4096, 32_768, 131_072_u64] {
+    for pages in [64, 4096, 32_768, 262_144_u64] {
         let mut ours = Iotlb::new(1 << 18, 16);
         if pages <= 2048 {
             ours = Iotlb::new(4096, 16);

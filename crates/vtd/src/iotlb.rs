@@ -23,6 +23,8 @@ pub const PRECISE_PAGES_MAX: u64 = 1024;
 #[derive(Clone, Debug)]
 pub struct Iotlb {
     sets: Vec<Set>,
+    /// Their number is a power of two.
+    set_bits: u32,
     spaces: Spaces,
     /// Entries that were made of each size since the last time that all were cleared.
     sizes: [bool; SIZES.len()],
@@ -121,6 +123,7 @@ impl Iotlb {
         let entries = usize::try_from(entries).expect("18 bits");
         Self {
             sets: vec![Set::default(); entries / WAYS],
+            set_bits: (entries / WAYS).trailing_zeros(),
             spaces: Spaces::new(domain_bits),
             sizes: [false; SIZES.len()],
             victim: 0,
@@ -154,14 +157,17 @@ impl Iotlb {
     fn probe(&self, incarnation: u64, size: usize, iova: u64) -> Option<Entry> {
         let (tag, high) = key(incarnation, size, iova);
         let set = &self.sets[self.index(tag, high)].0;
-        // One way at most has it. Which, no branch could foretell.
-        let (mut found, mut value) = (false, 0);
-        for slot in set {
-            let is = slot.is(tag, high);
-            found |= is;
-            value |= slot.value & u64::from(is).wrapping_neg();
+        // Which way has it, no branch could foretell.
+        let mut way = 0;
+        for (other, slot) in set.iter().enumerate().skip(1) {
+            way = if slot.tag == tag { other } else { way };
         }
-        found.then(|| Entry {
+        let mut value = set[way].value;
+        if !set[way].is(tag, high) {
+            // A miss, or one whose tag an older incarnation has as well.
+            value = set.iter().find(|slot| slot.is(tag, high))?.value;
+        }
+        Some(Entry {
             page: value & PAGE,
             inside_bits: SIZES[size],
             rights: Rights::from_bits_retain((value & RIGHTS).to_le_bytes()[0]),
@@ -173,7 +179,7 @@ impl Iotlb {
     #[inline]
     fn index(&self, tag: u64, high: u64) -> usize {
         let group = tag >> (19 + 2);
-        let block = group >> self.sets.len().trailing_zeros();
+        let block = group >> self.set_bits;
         let seed = block << 19 ^ tag & ((1 << 19) - 1) ^ high.rotate_left(7);
         let hash = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         let set = (group ^ hash) & (self.sets.len() as u64 - 1);
