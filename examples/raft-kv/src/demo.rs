@@ -38,6 +38,9 @@ pub(crate) struct DemoArgs {
     /// How to cut a server off.
     #[arg(long, value_enum, default_value_t = Cut::Auto)]
     cut: Cut,
+    /// Clients read whatever any server has and take it for the truth: the checker must object.
+    #[arg(long)]
+    stale: bool,
     /// Where to draw what the clients saw.
     #[arg(long, default_value = "raft-kv-timeline.html", value_name = "FILE")]
     timeline: PathBuf,
@@ -74,9 +77,10 @@ pub(crate) fn run(args: &DemoArgs) -> Result<()> {
         members: (1..=args.nodes).collect(),
         screen: Screen::new(args.quiet),
         phase: Duration::from_secs(args.seconds) / 6,
+        stale: args.stale,
     };
     demo.run(&args.timeline)
-        .with_context(|| format!("the servers said:\n{}", demo.servers.sayings()))
+        .inspect_err(|_| eprint!("the servers said:\n{}", demo.servers.sayings()))
 }
 
 struct Demo {
@@ -86,6 +90,7 @@ struct Demo {
     members: BTreeSet<u64>,
     screen: Screen,
     phase: Duration,
+    stale: bool,
 }
 
 impl Demo {
@@ -100,7 +105,7 @@ impl Demo {
             self.servers.start(id, self.first)?;
         }
         self.until("a leader", |all| leader(all).is_some())?;
-        let load = Load::start(&self.servers.cluster, &self.addresses());
+        let load = Load::start(&self.servers.cluster, &self.addresses(), self.stale);
         self.go_on(&load)?;
         self.kill_and_rot(&load)?;
         self.cut_off(&load)?;

@@ -74,6 +74,11 @@ enum What {
         #[command(subcommand)]
         what: admin::Admin,
     },
+    /// Flip a bit in a stopped server's log, as a disk may.
+    Rot {
+        /// Its folder.
+        data: PathBuf,
+    },
     /// Measure a cluster that runs, at its leader.
     Bench(bench::BenchArgs),
     /// Kill, corrupt, cut off and replace servers under load, and check what the clients saw.
@@ -191,6 +196,10 @@ fn run(what: What) -> Result<ExitCode> {
             }
         }
         What::Admin { what } => admin::run(&what)?,
+        What::Rot { data } => {
+            let entry = raft_kv::folder::flip_a_bit(&data)?;
+            println!("flipped a bit in entry {entry}");
+        }
         What::Bench(args) => bench::run(&args)?,
         What::Demo(args) => demo::run(&args)?,
     }

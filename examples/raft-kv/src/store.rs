@@ -437,3 +437,95 @@ fn read_addresses(
     });
     Ok(rows.collect::<Result<_, redb::StorageError>>()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry as a leader makes it.
+    fn entry(index: u64, clock: u64, commands: &[Command<'_>]) -> Entry {
+        let mut bytes = postcard::to_allocvec(&clock).unwrap();
+        for command in commands {
+            bytes = postcard::to_extend(command, bytes).unwrap();
+        }
+        Entry {
+            at: Position { term: 1, index },
+            payload: Payload::Command(bytes.into()),
+        }
+    }
+
+    fn run(store: &mut Store, entry: Entry) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let told = |_, effect| effects.push(effect);
+        store.run(&[entry], told).unwrap();
+        effects
+    }
+
+    fn append(session: u64, sequence: u64) -> Command<'static> {
+        let operation = Operation::Append {
+            key: b"k",
+            value: b"x",
+        };
+        Command::Run {
+            session,
+            sequence,
+            operation,
+        }
+    }
+
+    #[test]
+    fn sessions_end_by_the_clock_of_the_log_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&folder.path().join("state")).unwrap();
+        let opened = run(&mut store, entry(1, 1_000, &[Command::Open, Command::Open]));
+        assert_eq!(opened, [Effect::Opened(1), Effect::Opened(2)]);
+        let twice = [append(1, 1), append(1, 1), append(2, 1)];
+        assert_eq!(run(&mut store, entry(2, 1_000, &twice)), [Effect::Done; 3]);
+        let later = 1_000 + SESSION_MS / 2;
+        assert_eq!(
+            run(&mut store, entry(3, later, &[append(1, 2)])),
+            [Effect::Done]
+        );
+        // A leader whose clock is behind does not turn it back.
+        assert_eq!(
+            run(&mut store, entry(4, 5, &[append(1, 1)])),
+            [Effect::Superseded]
+        );
+        let end = 1_000 + SESSION_MS + SWEEP_MS;
+        let effects = run(&mut store, entry(5, end, &[append(2, 2), append(1, 3)]));
+        assert_eq!(effects, [Effect::Expired, Effect::Done]);
+        assert_eq!(store.value(b"k").unwrap().unwrap(), b"xxxx");
+    }
+
+    #[test]
+    fn a_snapshot_restores_values_sessions_and_how_far_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&folder.path().join("state")).unwrap();
+        let address = Command::Address {
+            node: 7,
+            address: "host:1",
+        };
+        run(
+            &mut store,
+            entry(1, 1, &[Command::Open, append(1, 1), address]),
+        );
+        let image = store.snapshot().unwrap();
+        // What comes after is not in it.
+        run(&mut store, entry(2, 2, &[append(1, 2)]));
+        let image = image().unwrap();
+        let mut other = Store::open(&folder.path().join("other")).unwrap();
+        other
+            .restore(Position { term: 1, index: 1 }, &image)
+            .unwrap();
+        assert_eq!(other.addresses(), [(7, "host:1".to_owned())]);
+        assert_eq!(other.value(b"k").unwrap().unwrap(), b"x");
+        run(&mut other, entry(2, 2, &[append(1, 1), append(1, 2)]));
+        assert_eq!(other.value(b"k").unwrap(), store.value(b"k").unwrap());
+        // Without a commit it is back where it was restored.
+        drop(other);
+        let other = Store::open(&folder.path().join("other")).unwrap();
+        assert_eq!(other.applied(), Position { term: 1, index: 1 });
+        store.restore(Position::default(), &[]).unwrap();
+        assert_eq!(store.value(b"k").unwrap(), None);
+    }
+}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 22] = [
+const TARGETS: &[(&str, Target)] = &[
     ("apic", fuzz_harness::apic),
     ("e1000", fuzz_harness::e1000),
     ("histories", fuzz_harness::histories),
@@ -16,6 +16,7 @@ const TARGETS: [(&str, Target); 22] = [
     ("pc_devices", fuzz_harness::pc_devices),
     ("pci_config", fuzz_harness::pci_config),
     ("rdd_blocks", fuzz_harness::rdd_blocks),
+    ("kv_frames", fuzz_harness::kv_frames),
     ("raft_step", fuzz_harness::raft_step),
     ("raft_wal", fuzz_harness::raft_wal),
     ("shadow", fuzz_harness::shadow),

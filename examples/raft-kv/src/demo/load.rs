@@ -28,12 +28,18 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn start(cluster: &str, addresses: &[String]) -> Self {
+    pub(crate) fn start(cluster: &str, addresses: &[String], stale: bool) -> Self {
         let (stop, answered) = (Arc::default(), Arc::default());
         let began = Instant::now();
         let clients = (1..=CLIENTS).map(|process| {
+            let readers = addresses.iter().filter(|_| stale);
+            let readers = readers.map(|address| {
+                let address = std::slice::from_ref(address);
+                Client::new(cluster, address, Duration::from_millis(100))
+            });
             let mut one = One {
                 process,
+                readers: readers.collect(),
                 client: Client::new(cluster, addresses, Duration::from_secs(1)),
                 random: process,
                 count: 0,
@@ -70,6 +76,8 @@ impl Load {
 struct One {
     process: u64,
     client: Client,
+    /// Of one server each, for stale reads.
+    readers: Vec<Client>,
     random: u64,
     count: u64,
     began: Instant,
@@ -124,7 +132,12 @@ impl One {
                 } else {
                     Currency::Linearizable
                 };
-                let value = self.client.get(key, currency)?;
+                let any = self.below(u64::try_from(self.readers.len()).unwrap_or(0).max(1));
+                let any = usize::try_from(any).unwrap_or(0);
+                let value = match self.readers.get_mut(any) {
+                    Some(reader) => reader.get(key, Currency::Stale)?,
+                    None => self.client.get(key, currency)?,
+                };
                 let value = value.map(|value| String::from_utf8_lossy(&value).into_owned());
                 return Ok(Answer::Value(value));
             }
