@@ -21,6 +21,7 @@ use crate::transmit::TransmitState;
 /// | longest frame received, with check sequence | 1522, 16384 with `RCTL.LPE` | 4 bytes more |
 /// | the multicast table takes | multicasts | any frame whose address hashes to a set bit |
 /// | segmentation with no headers | dropped | sent |
+/// | checksums of what is received | checked as RXCSUM says | ignored |
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum Compat {

@@ -6,6 +6,7 @@ mod eeprom;
 mod interrupts;
 mod phy;
 mod receive;
+mod receive_checks;
 #[expect(missing_docs, reason = "the names are the manual's")]
 pub mod registers;
 mod segment;

@@ -4,6 +4,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemory};
 
 use crate::device::{Compat, E1000};
 use crate::interrupts::Direction;
+use crate::receive_checks::Checks;
 use crate::registers::*;
 use crate::segment::ADDRESSES;
 use crate::transmit::FRAME_MIN;
@@ -105,9 +106,13 @@ impl E1000 {
             return RxOutcome::NoBuffers;
         }
         let count = bytes.len().div_ceil(self.buffer_size());
+        let checks = self.checks(bytes);
         for (index, piece) in (1..).zip(bytes.chunks(self.buffer_size())) {
-            let last = index == count;
-            self.fill_descriptor(memory, piece, tag.filter(|_| last), last);
+            if index == count {
+                self.fill_descriptor(memory, piece, tag, checks, true);
+            } else {
+                self.fill_descriptor(memory, piece, None, Checks::IGNORE, false);
+            }
         }
         self.after_delivery();
         RxOutcome::Delivered
@@ -119,6 +124,7 @@ impl E1000 {
         memory: &M,
         piece: &[u8],
         tag: Option<u16>,
+        checks: Checks,
         last: bool,
     ) {
         let head = self.register(RDH);
@@ -128,7 +134,7 @@ impl E1000 {
             let buffer = u64::from_le(buffer);
             memory.write_slice(piece, GuestAddress(buffer))
         });
-        let mut status = STATUS_DD | STATUS_IXSM;
+        let mut status = STATUS_DD | checks.status;
         if last {
             status |= STATUS_EOP;
         }
@@ -138,7 +144,7 @@ impl E1000 {
         let [a, b] = u16::try_from(piece.len()).unwrap_or(0).to_le_bytes();
         let [c, d] = tag.unwrap_or(0).to_le_bytes();
         // Length, packet checksum, status, errors, special.
-        let fields = [a, b, 0, 0, status, 0, c, d];
+        let fields = [a, b, 0, 0, status, checks.errors, c, d];
         let written = memory.write_obj(fields, GuestAddress(at.wrapping_add(8)));
         if filled.is_err() || written.is_err() {
             self.errors.faults += 1;
@@ -147,6 +153,16 @@ impl E1000 {
         let length = self.register(RDLEN) / 16;
         let next = if head + 1 >= length { 0 } else { head + 1 };
         self.set_register(RDH, next);
+    }
+
+    fn checks(&self, bytes: &[u8]) -> Checks {
+        match self.compat {
+            Compat::Qemu => Checks::IGNORE,
+            Compat::Datasheet => {
+                let end = bytes.len() - self.check_sequence();
+                Checks::of(self.register(RXCSUM), &bytes[..end])
+            }
+        }
     }
 
     /// 3.2.7: the timer or the interrupt, and the one for few descriptors.
@@ -280,7 +296,6 @@ const TAG_CFI: u16 = 1 << 12;
 // The status byte of a receive descriptor: 3.2.3.1.
 const STATUS_DD: u8 = 1 << 0;
 const STATUS_EOP: u8 = 1 << 1;
-const STATUS_IXSM: u8 = 1 << 2;
 const STATUS_VP: u8 = 1 << 3;
 /// Without LPE: 1522 bytes with tag and check sequence, for tagged frames as for others.
 const FRAME_MAX: usize = 1518;

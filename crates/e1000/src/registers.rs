@@ -94,6 +94,9 @@ pub const RCTL_CFIEN: u32 = 1 << 19;
 pub const RCTL_CFI: u32 = 1 << 20;
 pub const RCTL_BSEX: u32 = 1 << 25;
 pub const RCTL_SECRC: u32 = 1 << 26;
+// RXCSUM, 13.5.15.
+pub const RXCSUM_IPOFL: u32 = 1 << 8;
+pub const RXCSUM_TUOFL: u32 = 1 << 9;
 // TCTL, 13.4.33.
 pub const TCTL_EN: u32 = 1 << 1;
 pub const TCTL_PSP: u32 = 1 << 3;

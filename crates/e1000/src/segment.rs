@@ -112,7 +112,7 @@ fn put_checksum(frame: &mut [u8], start: u8, offset: u8, end: u16) {
 }
 
 /// The ones' complement sum of RFC 1071.
-fn sum(bytes: &[u8]) -> u16 {
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut sum = 0_u64;
     for word in words {
@@ -127,7 +127,7 @@ fn sum(bytes: &[u8]) -> u16 {
     folded(u32::try_from(sum).unwrap_or(u32::MAX))
 }
 
-fn folded(sum: u32) -> u16 {
+pub(crate) fn folded(sum: u32) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     u16::try_from(sum).unwrap_or(u16::MAX)

@@ -341,3 +341,64 @@ fn a_ring_goes_around() {
     }
     assert_eq!(machine.nic.counts().tx_frames, 100);
 }
+
+/// A TCP segment with all its checksums.
+fn sound(payload: usize) -> Vec<u8> {
+    let mut machine = Machine::new(Compat::Datasheet);
+    let mut segment = packet(payload);
+    let total = u16::try_from(segment.len() - 14).unwrap();
+    segment[16..18].copy_from_slice(&total.to_be_bytes());
+    let length = u32::try_from(segment.len()).unwrap();
+    let sum = u32::from(u16::from_be_bytes([segment[50], segment[51]])) + length - 34;
+    let sum = u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap();
+    segment[50..52].copy_from_slice(&sum.to_be_bytes());
+    let buffer = machine.place(&segment);
+    let fields = common::ContextFields {
+        command: 0,
+        ..tcp(0, 0)
+    };
+    let sent = machine.send(&[context(fields), data(buffer, length, EOP | IFCS, 0b11)]);
+    // What pads it is none of the packet's.
+    assert_checksums(&sent[0][..segment.len()]);
+    sent[0].clone()
+}
+
+/// Status and error bits, but for "done" and "end of packet".
+fn checks_of(frame: &[u8], compat: Compat, control: u32) -> (u8, u8) {
+    let mut machine = Machine::new(compat);
+    machine.set(RXCSUM, control);
+    let control = machine.get(RCTL);
+    machine.set(RCTL, control | RCTL_UPE);
+    assert_eq!(machine.receive(frame), RxOutcome::Delivered);
+    let (_, status, _, _) = machine.received(0);
+    (status & !0b11, machine.rx_errors(0))
+}
+
+#[test]
+fn checksums_of_received_frames_are_told_as_rxcsum_asks() {
+    const IXSM: u8 = 1 << 2;
+    const TCPCS: u8 = 1 << 5;
+    const IPCS: u8 = 1 << 6;
+    let both = RXCSUM_IPOFL | RXCSUM_TUOFL;
+    for payload in [0, 1, 100, 1460] {
+        let frame = sound(payload);
+        let checks = |control| checks_of(&frame, Compat::Datasheet, control);
+        assert_eq!(checks(0), (IXSM, 0));
+        assert_eq!(checks(RXCSUM_IPOFL), (IPCS, 0));
+        assert_eq!(checks(RXCSUM_TUOFL), (TCPCS, 0));
+        assert_eq!(checks(both), (IPCS | TCPCS, 0));
+        assert_eq!(checks_of(&frame, Compat::Qemu, both), (IXSM, 0));
+        for (at, errors) in [(22, IPCS), (26, IPCS | TCPCS), (53, TCPCS)] {
+            let mut spoilt = frame.clone();
+            spoilt[at] ^= 0x10;
+            let found = checks_of(&spoilt, Compat::Datasheet, both);
+            assert_eq!(found, (IPCS | TCPCS, errors), "byte {at}");
+        }
+    }
+    let mut fragment = sound(100);
+    fragment[20] |= 0x20;
+    let (status, _) = checks_of(&fragment, Compat::Datasheet, both);
+    assert_eq!(status, IPCS, "fragments are not summed");
+    let other = checks_of(&frame(100), Compat::Datasheet, both);
+    assert_eq!(other, (0, 0));
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 /// What the control queue has set: which frames the driver wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Filter {
     /// The device's own address.
     pub mac: [u8; 6],

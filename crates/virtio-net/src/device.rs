@@ -3,6 +3,7 @@
 use virtqueue::vm_memory::GuestMemory;
 use virtqueue::{Chain, DeviceQueue, Fault, Head, Notify, Pending, QueueError, Ring};
 
+use crate::checksum::is_sound;
 use crate::control::{Ack, Filter};
 use crate::features::NetFeatures;
 use crate::header::{Header, LENGTH};
@@ -15,19 +16,19 @@ use crate::offload::finish;
 pub struct VirtioNet {
     mac: [u8; 6],
     offered: NetFeatures,
-    features: NetFeatures,
-    filter: Filter,
-    link: bool,
+    pub(crate) features: NetFeatures,
+    pub(crate) filter: Filter,
+    pub(crate) link: bool,
     /// Receive chains that were popped for a frame that needed more.
-    stash: Vec<(Head, Chain)>,
+    pub(crate) stash: Vec<(Head, Chain)>,
     /// Storage that is reused, by queue: a chain is as long as its queue.
     spare: [Vec<Chain>; 3],
     packet: Vec<u8>,
     segment: Vec<u8>,
     /// Kicks for receive buffers are on: before the first frame, and when there were too few.
-    waits_for_buffers: bool,
+    pub(crate) waits_for_buffers: bool,
     /// The driver queued more than one call takes.
-    transmit_pending: bool,
+    pub(crate) transmit_pending: bool,
     counts: NetCounts,
 }
 
@@ -46,6 +47,8 @@ pub struct NetCounts {
     pub rx_bytes: u64,
     /// Receive buffers that a frame was spread over, beyond the first.
     pub rx_merged: u64,
+    /// Frames delivered as checked.
+    pub rx_checked: u64,
     /// Packets dropped: too long, too short, in no memory, or with a header that does not fit.
     pub tx_malformed: u64,
     /// Frames dropped because a buffer is in no memory or too small.
@@ -328,7 +331,9 @@ impl VirtioNet {
             room += self.stash[used].1.writable_bytes();
             used += 1;
         }
-        let header = Header::for_driver(u16::try_from(used).unwrap_or(u16::MAX));
+        let is_checked = self.features.contains(NetFeatures::GUEST_CSUM) && is_sound(frame);
+        self.counts.rx_checked += u64::from(is_checked);
+        let header = Header::for_driver(u16::try_from(used).unwrap_or(u16::MAX), is_checked);
         self.packet.clear();
         self.packet.extend_from_slice(&header);
         self.packet.extend_from_slice(frame);

@@ -4,11 +4,14 @@ use virtqueue::RingFeatures;
 
 /// A set of feature bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct NetFeatures(pub u64);
 
 impl NetFeatures {
     /// The device takes packets with partial checksums.
     pub const CSUM: Self = Self(1 << 0);
+    /// The driver takes frames whose checksums were checked already, and believes that.
+    pub const GUEST_CSUM: Self = Self(1 << 1);
     /// The device has an address of its own.
     pub const MAC: Self = Self(1 << 5);
     /// The device segments TCP over IPv4.
@@ -41,6 +44,7 @@ impl NetFeatures {
     /// All that the device can do.
     pub const ALL: Self = Self(
         Self::CSUM.0
+            | Self::GUEST_CSUM.0
             | Self::MAC.0
             | Self::HOST_TSO4.0
             | Self::HOST_TSO6.0

@@ -28,9 +28,12 @@ impl Header {
         }
     }
 
-    /// A header for the driver: nothing but how many buffers the packet is in.
-    pub(crate) fn for_driver(buffers: u16) -> [u8; LENGTH] {
+    /// A header for the driver: how many buffers the packet is in, and whether its checksums fit.
+    pub(crate) fn for_driver(buffers: u16, is_checked: bool) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
+        if is_checked {
+            bytes[0] = DATA_VALID;
+        }
         bytes[10..].copy_from_slice(&buffers.to_le_bytes());
         bytes
     }
@@ -38,6 +41,7 @@ impl Header {
 
 // 5.1.6, `flags` and `gso_type`.
 pub(crate) const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
 pub(crate) const GSO_NONE: u8 = 0;
 pub(crate) const GSO_TCPV4: u8 = 1;
 pub(crate) const GSO_TCPV6: u8 = 4;

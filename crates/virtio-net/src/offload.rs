@@ -115,7 +115,7 @@ fn fit_ip(ip: Ip, frame: &mut [u8], index: usize) {
 }
 
 /// The ones' complement sum of RFC 1071.
-fn ones(bytes: &[u8]) -> u16 {
+pub(crate) fn ones(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut tail = [0; 4];
     tail[..rest.len()].copy_from_slice(rest);
@@ -129,7 +129,7 @@ fn ones(bytes: &[u8]) -> u16 {
     folded(u32::try_from(sum).unwrap_or(u32::MAX))
 }
 
-fn folded(sum: u32) -> u16 {
+pub(crate) fn folded(sum: u32) -> u16 {
     let sum = (sum >> 16) + (sum & 0xffff);
     let sum = (sum >> 16) + (sum & 0xffff);
     u16::try_from(sum).unwrap_or(u16::MAX)

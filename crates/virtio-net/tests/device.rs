@@ -4,7 +4,7 @@ use virtio_net::virtqueue::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use virtio_net::virtqueue::{
     ChainError, Config, DeviceQueue, DriverQueue, HostRing, Layout, Notify, QueueError, Segment,
 };
-use virtio_net::{NetFeatures, RxOutcome, VirtioNet};
+use virtio_net::{HeldChains, NetFeatures, NetState, NetStateError, RxOutcome, VirtioNet};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
 const BUFFERS: u64 = 0x1_0000;
@@ -455,4 +455,111 @@ fn the_configuration_has_address_and_link() {
     assert_eq!(status, [0, 0]);
     machine.net.read_config(u64::MAX, &mut status);
     assert_eq!(machine.receive(&frame(60)), RxOutcome::Filtered);
+}
+
+/// A TCP segment with all its checksums.
+fn finished(payload: usize) -> Vec<u8> {
+    let memory = memory();
+    let mut machine = Machine::new(&memory, &[NetFeatures::CSUM]);
+    let mut frames = machine.send(header(1, 0, 0, 34, 16), &tcp4(payload));
+    let mut frame = frames.remove(0);
+    frame[24..26].fill(0);
+    let sum = !ones(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// The flags in the header that a driver reads ahead of `frame`.
+fn flags_of(frame: &[u8], features: &[NetFeatures]) -> u8 {
+    let memory = memory();
+    let mut machine = Machine::new(&memory, features);
+    machine.give(&[2048]);
+    assert_eq!(machine.receive(frame), RxOutcome::Delivered);
+    memory.read_obj(GuestAddress(BUFFERS)).unwrap()
+}
+
+#[test]
+fn sound_frames_say_so_to_a_driver_that_believes_it() {
+    const DATA_VALID: u8 = 2;
+    let guest_csum = [NetFeatures::GUEST_CSUM];
+    for payload in [0, 1, 99, 1460] {
+        let frame = finished(payload);
+        assert_eq!(flags_of(&frame, &guest_csum), DATA_VALID, "{payload}");
+        assert_eq!(flags_of(&frame, &[]), 0, "not negotiated");
+        // Wherever a bit falls over from the IP header on, the sums do not fit.
+        for at in 14..frame.len() {
+            let mut spoilt = frame.clone();
+            spoilt[at] ^= 0x10;
+            assert_eq!(flags_of(&spoilt, &guest_csum), 0, "byte {at}");
+        }
+        for length in 14..frame.len() {
+            assert_eq!(flags_of(&frame[..length], &guest_csum), 0, "{length} bytes");
+        }
+    }
+}
+
+#[test]
+fn fragments_and_other_protocols_say_nothing() {
+    let guest_csum = [NetFeatures::GUEST_CSUM];
+    let refit = |at: usize, value: u8| {
+        let mut frame = finished(64);
+        frame[at] = value;
+        frame[24..26].fill(0);
+        let sum = !ones(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        flags_of(&frame, &guest_csum)
+    };
+    assert_eq!(refit(14, finished(64)[14]), 2, "as it was");
+    assert_eq!(refit(20, 0x20), 0, "more fragments");
+    assert_eq!(refit(21, 1), 0, "a later fragment");
+    assert_eq!(refit(23, 1), 0, "ICMP");
+}
+
+#[test]
+fn a_restored_device_goes_on_as_it_was() {
+    let memory = memory();
+    let control = [
+        NetFeatures::CTRL_VQ,
+        NetFeatures::CTRL_RX,
+        NetFeatures::CTRL_VLAN,
+    ];
+    let mut machine = Machine::new(&memory, &control);
+    assert_eq!(machine.command(&[2, 0, 7, 0]), 0, "VLAN 7");
+    let state = machine.net.state().unwrap();
+    let json = serde_json::to_string(&state).unwrap();
+    let mut other = VirtioNet::new([0; 6], NetFeatures::ALL);
+    other.restore(serde_json::from_str(&json).unwrap()).unwrap();
+    assert_eq!(other.state(), Ok(state));
+    assert_eq!(other.filter(), machine.net.filter());
+    assert_eq!(other.features(), machine.net.features());
+}
+
+#[test]
+fn a_forged_state_is_refused() {
+    let state = VirtioNet::new(MAC, NetFeatures::ALL).state().unwrap();
+    let mut net = VirtioNet::new(MAC, NetFeatures::VERSION_1);
+    let features = union(&[NetFeatures::CSUM]);
+    let refused = net.restore(NetState {
+        features,
+        ..state.clone()
+    });
+    let features = features.0;
+    assert_eq!(refused, Err(NetStateError::Features { features }));
+    let mut forged = state.clone();
+    forged.filter.table = (0..65).map(|byte| [byte; 6]).collect();
+    let refused = net.restore(forged);
+    assert_eq!(refused, Err(NetStateError::Table { count: 65 }));
+    let mut forged = state.clone();
+    forged.filter.vlans = Some([1].into());
+    assert_eq!(net.restore(forged), Err(NetStateError::Vlans));
+    net.restore(state).unwrap();
+}
+
+#[test]
+fn held_chains_cannot_be_saved() {
+    let memory = memory();
+    let mut machine = Machine::new(&memory, &[NetFeatures::MRG_RXBUF]);
+    machine.give(&[64]);
+    assert_eq!(machine.receive(&frame(500)), RxOutcome::NoBuffers);
+    assert_eq!(machine.net.state(), Err(HeldChains { count: 1 }));
 }

@@ -22,13 +22,9 @@ pub struct Segment {
 /// Filled by a pop; what the driver does to the ring afterwards changes nothing here.
 #[derive(Clone, Debug)]
 pub struct Chain {
-    /// As many as the queue has descriptors; those from `count` on are left over.
+    /// As many as the queue has descriptors; those from `extent.count()` on are left over.
     segments: Box<[Segment]>,
-    count: usize,
-    /// How many of `segments` the device may only read.
-    readable: usize,
-    readable_bytes: u64,
-    writable_bytes: u64,
+    extent: Extent,
     /// The private copy of an indirect table.
     pub(crate) table: Vec<RawDescriptor>,
 }
@@ -95,10 +91,7 @@ impl Chain {
         };
         Self {
             segments: vec![nothing; limit].into_boxed_slice(),
-            count: 0,
-            readable: 0,
-            readable_bytes: 0,
-            writable_bytes: 0,
+            extent: Extent::default(),
             table: vec![[0; 2]; if indirect { limit } else { 0 }],
         }
     }
@@ -106,25 +99,27 @@ impl Chain {
     /// Buffers that the device reads.
     #[must_use]
     pub fn readable(&self) -> &[Segment] {
-        &self.segments[..self.readable]
+        &self.segments[..self.extent.readable()]
     }
 
     /// Buffers that the device writes.
     #[must_use]
     pub fn writable(&self) -> &[Segment] {
-        &self.segments[self.readable..self.count]
+        &self.segments[self.extent.readable()..self.extent.count()]
     }
 
     /// Sum of the lengths of [`readable`](Self::readable), below 4 GiB.
     #[must_use]
+    #[inline(always)]
     pub fn readable_bytes(&self) -> u64 {
-        self.readable_bytes
+        self.extent.readable_bytes().into()
     }
 
     /// Sum of the lengths of [`writable`](Self::writable), below 4 GiB.
     #[must_use]
+    #[inline(always)]
     pub fn writable_bytes(&self) -> u64 {
-        self.writable_bytes
+        self.extent.writable_bytes().into()
     }
 
     /// Copies from the readable buffers, `skip` bytes in. Answers how many bytes there were, at most
@@ -170,7 +165,7 @@ impl Chain {
     #[inline(always)]
     pub(crate) fn assert_fits(&self, written: u32) {
         assert!(
-            u64::from(written) <= self.writable_bytes,
+            written <= self.extent.writable_bytes(),
             "a device writes at most what is writable"
         );
     }
@@ -184,19 +179,13 @@ impl Chain {
         write: bool,
     ) -> Result<(), ChainError> {
         self.segments[0] = Segment::new(address, length)?;
-        self.count = 1;
-        let bytes = u64::from(length);
-        (self.readable, self.readable_bytes, self.writable_bytes) =
-            if write { (0, 0, bytes) } else { (1, bytes, 0) };
+        self.extent = Extent::of_one(length, write);
         Ok(())
     }
 
     /// Forgets what was there.
     pub(crate) fn clear(&mut self) {
-        self.count = 0;
-        self.readable = 0;
-        self.readable_bytes = 0;
-        self.writable_bytes = 0;
+        self.extent = Extent::default();
     }
 
     /// Takes one more buffer. Refuses one too many, and so bounds whatever loop calls it.
@@ -207,23 +196,76 @@ impl Chain {
         length: u32,
         write: bool,
     ) -> Result<(), ChainError> {
-        let place = self.segments.get_mut(self.count);
+        let place = self.segments.get_mut(self.extent.count());
         let place = place.ok_or(ChainError::TooLong)?;
         *place = Segment::new(address, length)?;
-        self.count += 1;
-        let bytes = u64::from(length);
-        if write {
-            self.writable_bytes += bytes;
-        } else if self.writable_bytes != 0 {
-            return Err(ChainError::ReadableAfterWritable);
-        } else {
-            self.readable += 1;
-            self.readable_bytes += bytes;
-        }
-        if self.readable_bytes + self.writable_bytes > u64::from(u32::MAX) {
-            return Err(ChainError::TooLarge);
-        }
+        self.extent = self.extent.with(length, write)?;
         Ok(())
+    }
+}
+
+/// How many buffers there are and what they hold, in two words: each store to memory takes its time,
+/// and most chains have one buffer.
+#[derive(Clone, Copy, Debug, Default)]
+struct Extent {
+    /// Readable buffers, and above them all buffers. At most 32768 each.
+    buffers: u32,
+    /// Their bytes: readable, and above them writable. Below 4 GiB together.
+    bytes: u64,
+}
+
+impl Extent {
+    #[inline(always)]
+    fn of_one(length: u32, write: bool) -> Self {
+        let length = u64::from(length);
+        if write {
+            Self {
+                buffers: 1 << 16,
+                bytes: length << 32,
+            }
+        } else {
+            Self {
+                buffers: 1 << 16 | 1,
+                bytes: length,
+            }
+        }
+    }
+
+    /// With one buffer more.
+    #[inline(always)]
+    fn with(self, length: u32, write: bool) -> Result<Self, ChainError> {
+        if !write && self.writable_bytes() != 0 {
+            return Err(ChainError::ReadableAfterWritable);
+        }
+        let so_far = self.readable_bytes().checked_add(self.writable_bytes());
+        let fits = so_far.and_then(|bytes| bytes.checked_add(length));
+        fits.ok_or(ChainError::TooLarge)?;
+        let more = Self::of_one(length, write);
+        Ok(Self {
+            buffers: self.buffers + more.buffers,
+            bytes: self.bytes + more.bytes,
+        })
+    }
+
+    #[inline(always)]
+    fn readable(self) -> usize {
+        usize::try_from(self.buffers & 0xffff).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn count(self) -> usize {
+        usize::try_from(self.buffers >> 16).unwrap_or(0)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    fn readable_bytes(self) -> u32 {
+        self.bytes as u32
+    }
+
+    #[inline(always)]
+    fn writable_bytes(self) -> u32 {
+        (self.bytes >> 32) as u32
     }
 }
 

@@ -102,8 +102,6 @@ pub enum UsedError {
 pub struct DeviceCounts {
     /// Chains popped.
     pub chains: u64,
-    /// Flushes that published something: stores of the used index, if split.
-    pub flushes: u64,
     /// Kicks that came although the driver was asked for none.
     pub kicks_unwanted: u64,
     /// Kicks that came while they were wanted.
@@ -114,6 +112,20 @@ pub struct DeviceCounts {
     pub interrupts: NotifyCounts,
     /// Errors of the driver's, 0 or 1.
     pub errors: u64,
+}
+
+impl DeviceCounts {
+    /// Flushes that published something: stores of the used index, if split. Each of them sent an
+    /// interrupt or held one back.
+    #[must_use]
+    pub fn flushes(&self) -> u64 {
+        let NotifyCounts {
+            sent,
+            by_flag,
+            by_event,
+        } = self.interrupts;
+        sent + by_flag + by_event
+    }
 }
 
 impl Head {
@@ -252,12 +264,10 @@ impl<R: Ring> DeviceQueue<R> {
     /// Fails when the ring cannot be reached.
     #[inline(always)]
     pub fn flush(&mut self) -> Result<Notify, Fault> {
-        let notify = match &mut self.side {
+        match &mut self.side {
             DeviceSide::Split(side) => side.flush(),
             DeviceSide::Packed(side) => side.flush(),
-        }?;
-        self.counts_mut().flushes += u64::from(notify != Notify::Idle);
-        Ok(notify)
+        }
     }
 
     /// Asks the driver for no kicks; a hint, some may still come.

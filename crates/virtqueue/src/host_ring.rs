@@ -123,6 +123,26 @@ impl<H: MemoryHandle> Ring for HostRing<H> {
     }
 
     #[inline(always)]
+    fn load_descriptor(&self, index: u16) -> Result<RawDescriptor, Fault> {
+        let at = 2 * usize::from(index);
+        let words = self.descriptors.pair_at(Area::Descriptors, at)?;
+        Ok([&words[0], &words[1]].map(|word| u64::from_le(word.load(Ordering::Relaxed))))
+    }
+
+    #[inline(always)]
+    fn store_u32_pair(&self, area: Area, index: usize, values: [u32; 2]) -> Result<(), Fault> {
+        let words = match area {
+            Area::Descriptors => &Words::EMPTY,
+            Area::Driver => &self.driver_u32,
+            Area::Device => &self.device_u32,
+        };
+        let words = words.pair_at(area, index)?;
+        words[0].store(values[0].to_le(), Ordering::Relaxed);
+        words[1].store(values[1].to_le(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    #[inline(always)]
     fn fence(&self) -> Result<(), Fault> {
         fence(Ordering::SeqCst);
         Ok(())
@@ -171,7 +191,7 @@ mod sealed {
 }
 
 /// An array of atomics in the host's mapping of guest memory. Private to this file: it is only ever
-/// a field of a [`HostRing`], whose handle outlives every reference that [`at`](Self::at) gives out.
+/// a field of a [`HostRing`], whose handle outlives every reference that [`words`](Self::words) gives out.
 #[derive(Debug)]
 struct Words<A>(NonNull<[A]>);
 
@@ -203,13 +223,25 @@ impl<A: AtomicInteger> Words<A> {
 
     #[inline(always)]
     fn at(&self, area: Area, index: usize) -> Result<&A, Fault> {
+        let word = self.words().get(index);
+        word.ok_or(Fault::Ring { area, index })
+    }
+
+    /// Two that follow each other, with one check.
+    #[inline(always)]
+    fn pair_at(&self, area: Area, index: usize) -> Result<&[A; 2], Fault> {
+        let words = self.words().get(index..).and_then(<[A]>::first_chunk);
+        words.ok_or(Fault::Ring { area, index })
+    }
+
+    #[inline(always)]
+    fn words(&self) -> &[A] {
         // SAFETY: `new` took start and count from a slice of guest memory and checked the alignment
         // of `A`, for which every bit pattern is valid. The mapping stays: the `HostRing` holds a
         // `MemoryHandle`, that is a shared borrow of the memory or a share of its `Arc`, so nobody
         // can move or drop the memory. An empty slice may dangle. Shared access is sound because
         // `A` is an atomic, and whoever else writes there is the guest or goes through atomics.
-        let words = unsafe { self.0.as_ref() };
-        words.get(index).ok_or(Fault::Ring { area, index })
+        unsafe { self.0.as_ref() }
     }
 }
 

@@ -16,7 +16,7 @@ pub(crate) enum PackedEvent {
 }
 
 /// A slot of the ring and the wrap counter of the lap: one 32-bit word, for the reason that
-/// [`Counter`](crate::split::Counter) gives.
+/// [`Positions`](crate::split::Positions) gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position(u32);
 

@@ -47,6 +47,27 @@ pub trait Ring {
     ///
     /// As [`load_u16`](Self::load_u16).
     fn store_u64(&self, area: Area, index: usize, value: u64, o: Ordering) -> Result<(), Fault>;
+    /// Loads the two words of descriptor `index`, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_u16`](Self::load_u16).
+    #[inline(always)]
+    fn load_descriptor(&self, index: u16) -> Result<RawDescriptor, Fault> {
+        let at = 2 * usize::from(index);
+        let load = |at| self.load_u64(Area::Descriptors, at, Ordering::Relaxed);
+        Ok([load(at)?, load(at + 1)?])
+    }
+    /// Stores 32 bits and 32 bits after them, in no particular order.
+    ///
+    /// # Errors
+    ///
+    /// As [`load_u16`](Self::load_u16).
+    #[inline(always)]
+    fn store_u32_pair(&self, area: Area, index: usize, values: [u32; 2]) -> Result<(), Fault> {
+        self.store_u32(area, index, values[0], Ordering::Relaxed)?;
+        self.store_u32(area, index + 1, values[1], Ordering::Relaxed)
+    }
     /// Orders all that came before it ahead of all that follows, stores ahead of loads included.
     ///
     /// # Errors

@@ -42,25 +42,87 @@ pub(crate) fn used_length(slot: u16) -> usize {
     2 + 2 * usize::from(slot)
 }
 
-/// A 16-bit counter of entries, kept in 32 bits: a processor passes a store on to a load of the same
-/// width only, and compilers load 16-bit fields in pairs.
+/// Where the device side of a split queue stands: four 16-bit counters of entries in one word.
+///
+/// One word, since a processor passes a store on to a load of the same width only, and since each
+/// store to memory has to leave before the fence of a flush is done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Counter(u32);
+pub(crate) struct Positions(u64);
 
-impl Counter {
+/// One of the counters.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+enum Place {
+    NextAvail = 0,
+    SeenAvail = 16,
+    NextUsed = 32,
+    Published = 48,
+}
+
+impl Positions {
+    /// All at one place.
+    pub(crate) fn all(position: u16) -> Self {
+        let two = u64::from(position) | u64::from(position) << 16;
+        Self(two | two << 32)
+    }
+
+    /// The next entry of the available ring to look at.
     #[inline(always)]
-    pub(crate) fn new(value: u16) -> Self {
-        Self(u32::from(value))
+    pub(crate) fn next_avail(self) -> u16 {
+        self.at(Place::NextAvail)
+    }
+
+    /// `avail.idx` as it was last read.
+    #[inline(always)]
+    pub(crate) fn seen_avail(self) -> u16 {
+        self.at(Place::SeenAvail)
+    }
+
+    /// The next entry of the used ring to write; ahead of `used.idx` until a flush.
+    #[inline(always)]
+    pub(crate) fn next_used(self) -> u16 {
+        self.at(Place::NextUsed)
+    }
+
+    /// `used.idx` as the driver sees it.
+    #[inline(always)]
+    pub(crate) fn published(self) -> u16 {
+        self.at(Place::Published)
     }
 
     #[inline(always)]
-    #[expect(clippy::cast_possible_truncation, reason = "it never exceeds 16 bits")]
-    pub(crate) fn value(self) -> u16 {
-        self.0 as u16
+    #[must_use]
+    pub(crate) fn with_next_avail(self, value: u16) -> Self {
+        self.with(Place::NextAvail, value)
     }
 
     #[inline(always)]
-    pub(crate) fn step(&mut self) {
-        *self = Self::new(self.value().wrapping_add(1));
+    #[must_use]
+    pub(crate) fn with_seen_avail(self, value: u16) -> Self {
+        self.with(Place::SeenAvail, value)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn with_next_used(self, value: u16) -> Self {
+        self.with(Place::NextUsed, value)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn with_published(self, value: u16) -> Self {
+        self.with(Place::Published, value)
+    }
+
+    #[inline(always)]
+    #[expect(clippy::cast_possible_truncation, reason = "one counter is cut out")]
+    fn at(self, place: Place) -> u16 {
+        (self.0 >> place as u32) as u16
+    }
+
+    #[inline(always)]
+    fn with(self, place: Place, value: u16) -> Self {
+        let shift = place as u32;
+        Self(self.0 & !(0xffff << shift) | u64::from(value) << shift)
     }
 }

@@ -7,8 +7,8 @@ use crate::descriptor::{INDIRECT, NEXT, SplitDescriptor, WRITE};
 use crate::device::{DeviceCounts, Head, QueueError, UsedError};
 use crate::notify::{Notify, Pending, by_event, by_flag, passes};
 use crate::split::{
-    AVAIL_FLAGS, AVAIL_IDX, Counter, NO_INTERRUPT, NO_NOTIFY, USED_FLAGS, USED_IDX, avail_event,
-    avail_slot, used_event, used_id, used_length,
+    AVAIL_FLAGS, AVAIL_IDX, NO_INTERRUPT, NO_NOTIFY, Positions, USED_FLAGS, USED_IDX, avail_event,
+    avail_slot, used_event, used_id,
 };
 use crate::{ActiveConfig, Area, Fault, Ring, RingFeatures};
 
@@ -18,21 +18,22 @@ pub(crate) struct SplitDevice<R> {
     features: RingFeatures,
     size: u16,
     mask: u16,
-    /// The next entry of the available ring to look at.
-    next_avail: Counter,
-    /// `avail.idx` as it was last read.
-    seen_avail: Counter,
-    /// The next entry of the used ring to write; ahead of `used.idx` until a flush.
-    next_used: Counter,
-    /// `used.idx` as the driver sees it.
-    published: Counter,
-    /// `used.idx` when an interrupt was last considered; `None` when nobody knows.
-    pub(crate) signalled: Option<u16>,
+    positions: Positions,
+    signalled: Signalled,
     /// With `VIRTIO_F_IN_ORDER`, a used element that may yet be skipped.
     held: Option<HeldElement>,
     in_flight: Box<[bool]>,
     pub(crate) kicks_enabled: bool,
     pub(crate) counts: DeviceCounts,
+}
+
+/// `used.idx` when an interrupt was last considered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Signalled {
+    /// At the last flush: what is published.
+    AtFlush,
+    /// As a saved state says; `None` when nobody knows.
+    Restored(Option<u16>),
 }
 
 /// A used element that stands for all buffers of its batch.
@@ -54,11 +55,8 @@ impl<R: Ring> SplitDevice<R> {
             features: config.config().features,
             size,
             mask: size - 1,
-            next_avail: Counter::default(),
-            seen_avail: Counter::default(),
-            next_used: Counter::default(),
-            published: Counter::default(),
-            signalled: Some(0),
+            positions: Positions::default(),
+            signalled: Signalled::AtFlush,
             held: None,
             in_flight: vec![false; usize::from(size)].into_boxed_slice(),
             kicks_enabled: true,
@@ -68,23 +66,21 @@ impl<R: Ring> SplitDevice<R> {
 
     /// Goes on where a drained queue stopped.
     pub(crate) fn resume(&mut self, position: u16, signalled: Option<u16>) {
-        for counter in [
-            &mut self.next_avail,
-            &mut self.seen_avail,
-            &mut self.next_used,
-            &mut self.published,
-        ] {
-            *counter = Counter::new(position);
-        }
-        self.signalled = signalled;
+        self.positions = Positions::all(position);
+        self.signalled = Signalled::Restored(signalled);
     }
 
     #[inline(always)]
     pub(crate) fn pop(&mut self, chain: &mut Chain) -> Result<Option<Head>, QueueError> {
-        if self.next_avail == self.seen_avail && self.look()? == 0 {
-            return Ok(None);
+        let mut positions = self.positions;
+        let position = positions.next_avail();
+        if position == positions.seen_avail() {
+            let entries = self.look()?;
+            if entries == 0 {
+                return Ok(None);
+            }
+            positions = positions.with_seen_avail(position.wrapping_add(entries));
         }
-        let position = self.next_avail.value();
         let slot = avail_slot(position & self.mask);
         let head = self.ring.load_u16(Area::Driver, slot, Relaxed)?;
         let Some(in_flight) = self.in_flight.get_mut(usize::from(head)) else {
@@ -96,23 +92,22 @@ impl<R: Ring> SplitDevice<R> {
         *in_flight = true;
         self.walk(head, chain)
             .map_err(|source| QueueError::Chain { head, source })?;
-        self.next_avail.step();
+        self.positions = positions.with_next_avail(position.wrapping_add(1));
         self.counts.chains += 1;
         Ok(Some(Head::new(head, position, 1, chain.writable_bytes())))
     }
 
     /// Reads `avail.idx` again; how many entries there are to pop.
     #[inline(always)]
-    fn look(&mut self) -> Result<u16, QueueError> {
+    fn look(&self) -> Result<u16, QueueError> {
         let index = self.ring.load_u16(Area::Driver, AVAIL_IDX, Acquire)?;
-        let next = self.next_avail.value();
+        let next = self.positions.next_avail();
         let entries = index.wrapping_sub(next);
         // No more heads can be out than there are descriptors: those popped and not used yet count.
-        let popped = next.wrapping_sub(self.next_used.value());
+        let popped = next.wrapping_sub(self.positions.next_used());
         if entries > self.size - popped {
             return Err(QueueError::AvailIndexJump { index, next });
         }
-        self.seen_avail = Counter::new(index);
         Ok(entries)
     }
 
@@ -120,7 +115,7 @@ impl<R: Ring> SplitDevice<R> {
     fn walk(&self, head: u16, chain: &mut Chain) -> Result<(), ChainError> {
         let first = self.descriptor(head)?;
         if first.flags & INDIRECT != 0 {
-            return self.walk_indirect(first, chain);
+            return self.walk_indirect(first.address, first.length, first.flags, chain);
         }
         chain.begin(first.address, first.length, first.flags & WRITE != 0)?;
         if first.flags & NEXT != 0 {
@@ -148,18 +143,25 @@ impl<R: Ring> SplitDevice<R> {
         }
     }
 
-    fn walk_indirect(&self, first: SplitDescriptor, chain: &mut Chain) -> Result<(), ChainError> {
+    #[inline(never)]
+    fn walk_indirect(
+        &self,
+        address: u64,
+        length: u32,
+        flags: u16,
+        chain: &mut Chain,
+    ) -> Result<(), ChainError> {
         if !self.features.indirect {
             return Err(ChainError::IndirectNotNegotiated);
         }
-        if first.flags & NEXT != 0 {
+        if flags & NEXT != 0 {
             return Err(ChainError::IndirectInChain);
         }
-        let entries = table_entries(first.length, self.size)?;
+        let entries = table_entries(length, self.size)?;
         chain.clear();
         // A table that is taken out and put back leaves `chain` free for the walk.
         let mut table = std::mem::take(&mut chain.table);
-        let copied = self.ring.read_table(first.address, &mut table[..entries]);
+        let copied = self.ring.read_table(address, &mut table[..entries]);
         let walked = copied
             .map_err(ChainError::Fault)
             .and_then(|()| walk_table(&table[..entries], chain));
@@ -169,11 +171,8 @@ impl<R: Ring> SplitDevice<R> {
 
     #[inline(always)]
     fn descriptor(&self, index: u16) -> Result<SplitDescriptor, ChainError> {
-        let at = 2 * usize::from(index);
-        let load = |at| self.ring.load_u64(Area::Descriptors, at, Relaxed);
-        let address = load(at).map_err(ChainError::Fault)?;
-        let word = load(at + 1).map_err(ChainError::Fault)?;
-        Ok(SplitDescriptor::decode([address, word]))
+        let words = self.ring.load_descriptor(index);
+        Ok(SplitDescriptor::decode(words.map_err(ChainError::Fault)?))
     }
 
     #[inline(always)]
@@ -185,16 +184,17 @@ impl<R: Ring> SplitDevice<R> {
             // An order that the device promised, not the driver.
             assert_eq!(
                 head.position,
-                self.next_used.value(),
+                self.positions.next_used(),
                 "buffers are used in order"
             );
             *in_flight = false;
             self.hold(head, written)?;
         } else {
             *in_flight = false;
-            self.write_element(self.next_used.value(), head.id, written)?;
+            self.write_element(self.positions.next_used(), head.id, written)?;
         }
-        self.next_used.step();
+        let next_used = self.positions.next_used().wrapping_add(1);
+        self.positions = self.positions.with_next_used(next_used);
         Ok(())
     }
 
@@ -209,7 +209,8 @@ impl<R: Ring> SplitDevice<R> {
         let count = self.look()?.min(limit);
         // Chains that were popped one by one may be out: their heads must not come again. With
         // VIRTIO_F_IN_ORDER elements are held back.
-        let in_step = self.next_avail == self.next_used && !self.features.in_order;
+        let positions = self.positions;
+        let in_step = positions.next_avail() == positions.next_used() && !self.features.in_order;
         let (served, result) = if in_step {
             self.serve_in_step(chain, count, &mut device)
         } else {
@@ -228,7 +229,7 @@ impl<R: Ring> SplitDevice<R> {
         count: u16,
         device: &mut impl FnMut(&Chain) -> u32,
     ) -> (u16, Result<(), QueueError>) {
-        let from = self.next_avail.value();
+        let from = self.positions.next_avail();
         let mut served = 0;
         let mut result = Ok(());
         while served < count {
@@ -239,8 +240,10 @@ impl<R: Ring> SplitDevice<R> {
             }
             served += 1;
         }
-        self.next_avail = Counter::new(from.wrapping_add(served));
-        self.next_used = self.next_avail;
+        let to = from.wrapping_add(served);
+        let published = self.positions.published();
+        // What lies between is looked for again.
+        self.positions = Positions::all(to).with_published(published);
         (served, result)
     }
 
@@ -296,9 +299,9 @@ impl<R: Ring> SplitDevice<R> {
             Some(held) if held.full => held.first,
             Some(held) => {
                 self.write_element(held.first, held.id, held.written)?;
-                self.next_used.value()
+                self.positions.next_used()
             }
-            None => self.next_used.value(),
+            None => self.positions.next_used(),
         };
         self.held = Some(HeldElement {
             first,
@@ -312,9 +315,9 @@ impl<R: Ring> SplitDevice<R> {
     #[inline(always)]
     fn write_element(&self, position: u16, id: u16, written: u32) -> Result<(), Fault> {
         let slot = position & self.mask;
-        let ring = &self.ring;
-        ring.store_u32(Area::Device, used_id(slot), u32::from(id), Relaxed)?;
-        ring.store_u32(Area::Device, used_length(slot), written, Relaxed)
+        let element = [u32::from(id), written];
+        self.ring
+            .store_u32_pair(Area::Device, used_id(slot), element)
     }
 
     #[inline(always)]
@@ -324,32 +327,45 @@ impl<R: Ring> SplitDevice<R> {
         {
             self.write_element(held.first, held.id, held.written)?;
         }
-        if self.next_used == self.published {
+        let (old, index) = (self.positions.published(), self.positions.next_used());
+        if index == old {
             return Ok(Notify::Idle);
         }
-        let index = self.next_used.value();
         self.ring
             .store_u16(Area::Device, USED_IDX, index, Release)?;
-        self.published = self.next_used;
+        self.positions = self.positions.with_published(index);
         // The driver writes its wish and then reads used.idx; one of the two must see the other.
         self.ring.fence()?;
-        let notify = self.decide()?;
-        self.signalled = Some(index);
+        let notify = self.decide(old, index)?;
+        if self.signalled != Signalled::AtFlush {
+            self.signalled = Signalled::AtFlush;
+        }
         Ok(self.counts.interrupts.count(notify))
     }
 
+    /// Whether the driver hears of the elements from `old` up to `new`.
     #[inline(always)]
-    fn decide(&self) -> Result<Notify, Fault> {
+    fn decide(&self, old: u16, new: u16) -> Result<Notify, Fault> {
         if !self.features.event_idx {
             let flags = self.ring.load_u16(Area::Driver, AVAIL_FLAGS, Relaxed)?;
             return Ok(by_flag(flags & NO_INTERRUPT != 0));
         }
         let place = used_event(self.size);
         let event = self.ring.load_u16(Area::Driver, place, Relaxed)?;
-        let passed = self
-            .signalled
-            .is_none_or(|old| passes(event, old, self.published.value()));
+        let passed = match self.signalled {
+            Signalled::AtFlush => passes(event, old, new),
+            Signalled::Restored(Some(old)) => passes(event, old, new),
+            Signalled::Restored(None) => true,
+        };
         Ok(by_event(passed))
+    }
+
+    /// What a saved state says of the last interrupt.
+    pub(crate) fn signalled(&self) -> Option<u16> {
+        match self.signalled {
+            Signalled::AtFlush => Some(self.positions.published()),
+            Signalled::Restored(signalled) => signalled,
+        }
     }
 
     pub(crate) fn disable_kicks(&mut self) -> Result<(), Fault> {
@@ -368,7 +384,7 @@ impl<R: Ring> SplitDevice<R> {
         if self.features.event_idx {
             let place = avail_event(self.size);
             self.ring
-                .store_u16(Area::Device, place, self.next_avail.value(), Relaxed)?;
+                .store_u16(Area::Device, place, self.positions.next_avail(), Relaxed)?;
         } else {
             self.ring.store_u16(Area::Device, USED_FLAGS, 0, Relaxed)?;
         }
@@ -382,12 +398,14 @@ impl<R: Ring> SplitDevice<R> {
 
     /// Chains popped whose use the driver cannot see yet.
     pub(crate) fn outstanding(&self) -> u16 {
-        self.next_avail.value().wrapping_sub(self.published.value())
+        self.positions
+            .next_avail()
+            .wrapping_sub(self.positions.published())
     }
 
     /// The next entry to pop, and the next element to write.
     pub(crate) fn positions(&self) -> [u16; 2] {
-        [self.next_avail.value(), self.next_used.value()]
+        [self.positions.next_avail(), self.positions.next_used()]
     }
 }
 

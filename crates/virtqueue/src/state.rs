@@ -74,7 +74,7 @@ impl<R: Ring> DeviceQueue<R> {
                     config,
                     next_avail,
                     next_used,
-                    signalled: side.signalled,
+                    signalled: side.signalled(),
                     kicks_enabled: side.kicks_enabled,
                 }
             }

@@ -121,7 +121,7 @@ fn one_store_of_the_used_index_publishes_a_batch() {
     }
     assert_eq!(device.flush(), Ok(Notify::Send));
     assert_eq!(device.flush(), Ok(Notify::Idle));
-    assert_eq!((device.counts().chains, device.counts().flushes), (6, 1));
+    assert_eq!((device.counts().chains, device.counts().flushes()), (6, 1));
     assert_eq!(
         std::iter::from_fn(|| driver.take_used().unwrap()).count(),
         6

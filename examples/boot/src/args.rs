@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use boot::initramfs::Addressing;
 use boot::{Flavour, Net};
 use clap::{Parser, ValueEnum};
 
@@ -85,9 +86,23 @@ pub(crate) struct Args {
     /// Let the adapter interrupt by its line only, without MSI and MSI-X.
     #[arg(long, requires = "net")]
     pub(crate) net_intx: bool,
+    /// Put the adapter on the host's network, by this tap device. The guest's interface is up and has no
+    /// address.
+    #[arg(long, value_name = "NAME", requires = "net", conflicts_with = "icount")]
+    pub(crate) net_tap: Option<String>,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
+}
+
+impl Args {
+    /// Nobody is known to answer on the host's network.
+    pub(crate) fn addressing(&self) -> Addressing {
+        match self.net_tap {
+            Some(_) => Addressing::Manual,
+            None => Addressing::Dhcp,
+        }
+    }
 }
 
 /// What can be checked while the guest runs.

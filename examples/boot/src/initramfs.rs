@@ -9,13 +9,27 @@ use cpio::newc;
 /// What the guest prints when user space is up; the session takes the time then.
 pub const READY: &str = "softmetal: user space is up";
 
+/// How the guest's interface gets its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// It asks for one.
+    Dhcp,
+    /// The guest's commands see to it.
+    Manual,
+}
+
 /// Builds the archive. With `commands` the guest runs them and powers off, else it offers a shell. With
-/// `modules` it loads them in this order and asks for an address.
+/// `modules` it loads them in this order, and brings the interface up.
 ///
 /// # Errors
 ///
 /// When a module cannot be read.
-pub fn build(busybox: &[u8], commands: Option<&str>, modules: &[PathBuf]) -> io::Result<Vec<u8>> {
+pub fn build(
+    busybox: &[u8],
+    commands: Option<&str>,
+    modules: &[PathBuf],
+    addressing: Addressing,
+) -> io::Result<Vec<u8>> {
     let mut archive = Archive {
         bytes: Vec::new(),
         inode: 0,
@@ -37,7 +51,10 @@ pub fn build(busybox: &[u8], commands: Option<&str>, modules: &[PathBuf]) -> io:
         network += &format!("/bin/busybox insmod /lib/{name}\n");
     }
     if !modules.is_empty() {
-        network += DHCP;
+        network += UP;
+        if addressing == Addressing::Dhcp {
+            network += DHCP;
+        }
         archive.add("etc/udhcpc", EXECUTABLE, UDHCPC.as_bytes())?;
     }
     let rc = RC.replace("@READY@", READY).replace("@NETWORK@", &network);
@@ -81,9 +98,11 @@ const RC: &str = "\
 /bin/busybox --install -s
 @NETWORK@echo '@READY@'
 ";
-const DHCP: &str = "\
+const UP: &str = "\
 ip link set lo up
 ip link set eth0 up
+";
+const DHCP: &str = "\
 udhcpc -i eth0 -n -q -t 10 -T 1 -s /etc/udhcpc
 ";
 /// What udhcpc runs when it has an address.
@@ -117,7 +136,7 @@ mod tests {
 
     #[test]
     fn the_archive_holds_what_init_needs() {
-        let bytes = build(b"ELF", Some("uname -a"), &[]).unwrap();
+        let bytes = build(b"ELF", Some("uname -a"), &[], Addressing::Dhcp).unwrap();
         let mut rest = io::Cursor::new(bytes);
         let mut names = Vec::new();
         loop {

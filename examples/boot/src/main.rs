@@ -17,7 +17,7 @@ use clap::Parser;
 use machine::kernel;
 use machine::{
     Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
-    Lockstep, NetworkConfig, PciRoot, StartState, UserNetwork,
+    Lockstep, NetworkConfig, PciRoot, StartState, Tap, UserNetwork, Wire,
 };
 use vm_memory::GuestMemoryMmap;
 
@@ -73,11 +73,15 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     let firmware_files = firmware_files(args)?;
     let console = Console::new();
     let unix_seconds = if args.icount { YEAR_2000 } else { now() };
+    let wire: Box<dyn Wire> = match &args.net_tap {
+        Some(name) => Box::new(Tap::open(name)?),
+        None => Box::new(UserNetwork::new()),
+    };
     let network = args.net.map(|net| NetworkConfig {
         adapter: net.adapter(),
         mac: MAC,
         ram: ram.clone(),
-        wire: Box::new(UserNetwork::new()),
+        wire,
         service_ns: args.net_delay,
         messages: !args.net_intx,
     });
@@ -154,7 +158,12 @@ fn translating(
 fn write_initrd(args: &Args, path: &Path) -> anyhow::Result<()> {
     let files = debian::obtain(args.guest, args.net)?;
     let busybox = std::fs::read(&files.busybox).context("busybox")?;
-    let initrd = initramfs::build(&busybox, args.run.as_deref(), &files.modules)?;
+    let initrd = initramfs::build(
+        &busybox,
+        args.run.as_deref(),
+        &files.modules,
+        args.addressing(),
+    )?;
     std::fs::write(path, initrd).with_context(|| path.display().to_string())
 }
 

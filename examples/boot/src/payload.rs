@@ -108,6 +108,7 @@ fn debian_guest(args: &Args, flavour: Flavour) -> anyhow::Result<Kernel> {
             &busybox,
             args.run.as_deref(),
             &files.modules,
+            args.addressing(),
         )?),
         command_line: args
             .cmdline

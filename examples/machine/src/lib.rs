@@ -11,6 +11,7 @@ pub mod layout;
 mod lockstep;
 mod probe;
 mod start_state;
+mod tap;
 mod user_network;
 
 pub use acpi::{PciRoot, acpi_tables};
@@ -26,4 +27,5 @@ pub use probe::Probe;
 pub use x86_dbt::PagingObserver;
 
 pub use start_state::{DescriptorTable, Segment, StartState};
+pub use tap::{Tap, TapError};
 pub use user_network::{UserNetwork, UserNetworkCounts};

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use boot::initramfs::Addressing;
 use boot::{Flavour, Net, debian, initramfs};
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{
@@ -79,7 +80,12 @@ impl Prepared {
             "dd if=/dev/zero bs={SEGMENT} count={writes} 2>/dev/null | nc 10.0.2.2 9\n\
              echo \"{DONE}$?\""
         );
-        let initrd = initramfs::build(&self.busybox, Some(&script), &self.files.modules)?;
+        let initrd = initramfs::build(
+            &self.busybox,
+            Some(&script),
+            &self.files.modules,
+            Addressing::Dhcp,
+        )?;
         let ram = kernel::allocate_ram(RAM)?;
         let acpi = acpi_tables(PciRoot::Shown);
         let guest = Guest {

@@ -106,6 +106,12 @@ impl Machine {
         )
     }
 
+    /// The error byte of a receive descriptor.
+    pub(crate) fn rx_errors(&self, slot: u64) -> u8 {
+        let at = GuestAddress(RX_RING + 16 * slot + 13);
+        self.memory.read_obj(at).unwrap()
+    }
+
     pub(crate) fn receive(&mut self, frame: &[u8]) -> e1000::RxOutcome {
         self.nic.receive(&self.memory, frame)
     }
