@@ -8,6 +8,8 @@ use crate::virtual_apic::{ApicExit, VirtualApic, VirtualApicControls};
 /// How interrupts get to a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Design {
+    /// The 8259A pair, whose ports exit.
+    Pic,
     /// Every access to the page of registers is trapped and emulated.
     XApic,
     /// Registers are MSRs, and their accesses exit.
@@ -27,6 +29,8 @@ pub enum Source {
     Device,
     /// The local APIC's timer, which the VMM keeps by a timer of its own.
     Timer,
+    /// The guest itself, by the write that came before.
+    Itself,
 }
 
 /// A step of a guest's history with its local APIC.
@@ -43,6 +47,11 @@ pub enum ApicEvent {
         register: u8,
         /// What is written.
         value: u64,
+    },
+    /// The guest accesses a port of the 8259A pair.
+    Port {
+        /// It ends an interrupt.
+        end: bool,
     },
     /// A vector is requested.
     Request {
@@ -113,21 +122,16 @@ pub struct DeliveryModel {
 }
 
 impl DeliveryModel {
-    /// Before anything has happened. `x2apic`: the history is of MSR accesses, wherever the design leaves that open.
+    /// Before anything has happened.
     #[must_use]
-    pub fn new(design: Design, x2apic: bool) -> Self {
+    pub fn new(design: Design) -> Self {
         let controls = VirtualApicControls::TPR_SHADOW
             | VirtualApicControls::REGISTERS
             | VirtualApicControls::DELIVERY;
-        let mode = if x2apic {
-            VirtualApicControls::X2APIC
-        } else {
-            VirtualApicControls::empty()
-        };
-        let has_page = !matches!(design, Design::XApic | Design::X2Apic);
+        let has_page = !matches!(design, Design::Pic | Design::XApic | Design::X2Apic);
         Self {
             design,
-            page: has_page.then(|| VirtualApic::new(controls | mode)),
+            page: has_page.then(|| VirtualApic::new(controls)),
             counters: DeliveryCounters::default(),
         }
     }
@@ -149,6 +153,10 @@ impl DeliveryModel {
         match event {
             ApicEvent::Read { register } => self.read(register),
             ApicEvent::Write { register, value } => self.write(register, value),
+            ApicEvent::Port { end } => {
+                self.counters.end_of_interrupt += u64::from(end);
+                self.counters.other += u64::from(!end);
+            }
             ApicEvent::Request {
                 vector,
                 level,
@@ -185,6 +193,8 @@ impl DeliveryModel {
             EOI => &mut c.end_of_interrupt,
             TPR | PPR => &mut c.task_priority,
             INITIAL_COUNT | CURRENT_COUNT | DIVIDE | LVT => &mut c.timer,
+            // One MSR holds both halves.
+            ICR_HIGH if self.design == Design::X2Apic => return,
             ICR_LOW | ICR_HIGH | SELF_IPI => &mut c.interprocessor,
             _ => &mut c.other,
         };
@@ -195,6 +205,9 @@ impl DeliveryModel {
         if let Some(page) = &mut self.page {
             page.set_eoi_exit(vector, level);
             page.request(vector);
+        }
+        if source == Source::Itself {
+            return;
         }
         let posted = matches!(self.design, Design::Posted | Design::RemappedPosted);
         let exits = running && !(posted && source == Source::Device);

@@ -257,7 +257,7 @@ fn life(level: bool) -> [ApicEvent; 3] {
 #[test]
 fn each_design_leaves_the_guest_less_often() {
     let exits = |design, level| {
-        let mut model = DeliveryModel::new(design, false);
+        let mut model = DeliveryModel::new(design);
         life(level).into_iter().for_each(|event| model.step(event));
         assert_eq!(model.counters().disagreements, 0);
         (model.counters().exits(), model.counters().host_interrupts)
@@ -272,6 +272,14 @@ fn each_design_leaves_the_guest_less_often() {
     ];
     let edge = designs.map(|design| exits(design, false));
     assert_eq!(edge, [(2, 1), (2, 1), (1, 1), (0, 1), (0, 0)]);
+    // A port's access for its end, which the page's write is not.
+    let mut pic = DeliveryModel::new(D::Pic);
+    life(false)[..2].iter().for_each(|&event| pic.step(event));
+    pic.step(ApicEvent::Port { end: true });
+    assert_eq!(
+        (pic.counters().exits(), pic.counters().end_of_interrupt),
+        (2, 1)
+    );
     // An I/O APIC waits for the end.
     let level = designs.map(|design| exits(design, true).0);
     assert_eq!(level, [2, 2, 2, 1, 1]);
