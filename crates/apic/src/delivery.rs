@@ -55,7 +55,7 @@ pub enum ApicEvent {
     },
     /// A vector is requested.
     Request {
-        /// The vector.
+        /// The vector; [`EXTERNAL`](Self::EXTERNAL) for whatever an 8259A pair has.
         vector: u8,
         /// An I/O APIC waits for its end.
         level: bool,
@@ -66,11 +66,17 @@ pub enum ApicEvent {
     },
     /// The guest takes a vector.
     Take {
-        /// The vector.
+        /// The vector, as it was requested.
         vector: u8,
         /// It had to wait for the guest to allow it.
         waited: bool,
     },
+}
+
+impl ApicEvent {
+    /// Stands for the vector that an 8259A pair delivers, by `ExtINT` or without a local APIC: no page has it, and the
+    /// VMM injects it in every design.
+    pub const EXTERNAL: u8 = 0;
 }
 
 /// Exits by cause.
@@ -209,10 +215,10 @@ impl DeliveryModel {
         if source == Source::Itself {
             return;
         }
-        let posted = matches!(self.design, Design::Posted | Design::RemappedPosted);
-        let exits = running && !(posted && source == Source::Device);
-        self.counters.interrupted += u64::from(exits);
-        let by_iommu = self.design == Design::RemappedPosted && source == Source::Device;
+        let posts = source == Source::Device && vector != ApicEvent::EXTERNAL;
+        let posted = posts && matches!(self.design, Design::Posted | Design::RemappedPosted);
+        self.counters.interrupted += u64::from(running && !posted);
+        let by_iommu = posts && self.design == Design::RemappedPosted;
         // A halted guest is woken by the host, whoever posted.
         self.counters.host_interrupts += u64::from(!(by_iommu && running));
     }
@@ -220,11 +226,11 @@ impl DeliveryModel {
     fn take(&mut self, vector: u8, waited: bool) {
         self.counters.interrupts += 1;
         match &mut self.page {
-            Some(page) => {
+            Some(page) if vector != ApicEvent::EXTERNAL => {
                 let delivered = page.deliver();
                 self.counters.disagreements += u64::from(delivered != Some(vector));
             }
-            None => self.counters.window += u64::from(waited),
+            _ => self.counters.window += u64::from(waited),
         }
     }
 }
