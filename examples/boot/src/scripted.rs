@@ -1,4 +1,4 @@
-//! A Debian guest that runs a script and powers off, for programs that count what that costs.
+//! A Debian guest that runs a script and powers off, for programs that count what that costs: the same in every run.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -99,6 +99,7 @@ impl Scripted {
             board.record_interrupts();
         }
         let mut engine = DbtEngine::new(&ram, &start, Chipset::M1, CpuModel::Default)?;
+        engine.make_repeatable();
         let began = Instant::now();
         loop {
             match engine.run(&mut board, SLICE) {
