@@ -3,5 +3,6 @@
 pub mod debian;
 mod guest;
 pub mod initramfs;
+pub mod scripted;
 
 pub use guest::{Flavour, Net};

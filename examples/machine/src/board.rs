@@ -4,6 +4,7 @@
 mod clock;
 mod com1;
 mod dma;
+mod history;
 mod interrupts;
 mod network;
 mod platform;
@@ -24,6 +25,7 @@ use vm_device::bus::{PioAddress, PioBus};
 use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
+use history::History;
 use interrupts::Interrupts;
 use network::{Network, port_offset};
 
@@ -127,6 +129,7 @@ pub struct Board {
     network: Option<Network>,
     /// Interrupt messages for controllers that are not the board's.
     diverted: Option<Vec<MsiMessage>>,
+    history: Option<History>,
     clock: InstructionClock,
     /// The earliest deadline of any device, in nanoseconds; `u64::MAX` for none.
     deadline_ns: u64,
@@ -184,6 +187,7 @@ impl Board {
             com1: Com1::new(config.console),
             network,
             diverted: None,
+            history: None,
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
             outcome: None,
@@ -213,8 +217,10 @@ impl Board {
 
     /// Lets idle time pass up to `ns`; timers that fall due on the way fire in order.
     pub fn skip_idle_to(&mut self, ns: u64) {
+        self.note_idle(true);
         self.clock.skip_to(ns);
         self.pass_time();
+        self.note_idle(false);
     }
 
     /// For a halted processor: skips to the next deadline, again until an interrupt or the end
@@ -392,6 +398,7 @@ impl Board {
             | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
             | self.test_device.as_ref().map_or(0, TestDevice::lines);
         self.interrupts.set_lines(lines);
+        self.note_requests();
         self.note_outcome();
         let lapic = self
             .interrupts

@@ -1,18 +1,11 @@
 //! One guest on one adapter: it sends a stream over TCP, and its exits are counted.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
-use boot::initramfs::Addressing;
-use boot::{Flavour, Net, debian, initramfs};
-use machine::kernel::{self, ElfEntry, Guest, KernelImage};
-use machine::{
-    Adapter, Board, BoardConfig, Chipset, CpuModel, DbtEngine, NetworkConfig, Outcome, PciRoot,
-    Stop, UserNetwork, acpi_tables,
-};
+use anyhow::{Context, Result};
+use boot::Net;
+use boot::scripted::{Scripted, Setup};
+use machine::{Adapter, Board};
 
 /// What the adapter counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,27 +39,19 @@ impl Counts {
 }
 
 /// A guest that is ready to be booted again and again.
+#[derive(Debug)]
 pub(crate) struct Prepared {
-    kernel: KernelImage,
-    unpacked: Option<KernelImage>,
-    busybox: Vec<u8>,
-    files: debian::Files,
+    guest: Scripted,
     net: Net,
     messages: bool,
     ns_per_instruction: u64,
 }
 
 impl Prepared {
-    /// Debian's full kernel, which has drivers for all adapters. Without `messages` they interrupt by
-    /// INTA#.
+    /// Without `messages` the adapter interrupts by INTA#.
     pub(crate) fn new(net: Net, messages: bool, ns_per_instruction: u64) -> Result<Self> {
-        let files = debian::obtain(Flavour::Full, Some(net))?;
-        let kernel = KernelImage::read(&files.kernel)?;
         Ok(Self {
-            unpacked: kernel.unpacked(),
-            kernel,
-            busybox: std::fs::read(&files.busybox).context("busybox")?,
-            files,
+            guest: Scripted::new(net)?,
             net,
             messages,
             ns_per_instruction,
@@ -76,60 +61,17 @@ impl Prepared {
     /// Boots, sends `writes` writes of one segment each, powers off. `delay_ns` is how long the
     /// adapter takes to begin with what is queued.
     pub(crate) fn run(&self, writes: u32, delay_ns: u64) -> Result<Counts> {
-        let script = format!(
-            "dd if=/dev/zero bs={SEGMENT} count={writes} 2>/dev/null | nc 10.0.2.2 9\n\
-             echo \"{DONE}$?\""
-        );
-        let initrd = initramfs::build(
-            &self.busybox,
-            Some(&script),
-            &self.files.modules,
-            Addressing::Dhcp,
-        )?;
-        let ram = kernel::allocate_ram(RAM)?;
-        let acpi = acpi_tables(PciRoot::Shown);
-        let guest = Guest {
-            kernel: self.unpacked.as_ref().unwrap_or(&self.kernel),
-            initrd: Some(&initrd),
-            command_line: "console=ttyS0 quiet cryptomgr.notests panic=-1",
-            entry: ElfEntry::Auto,
-            acpi: Some(&acpi),
-        };
-        let start = kernel::load(&ram, &guest)?;
-        let console = Captured::default();
-        let mut board = Board::new(BoardConfig {
-            chipset: Chipset::M1,
-            ram: RAM,
-            unix_seconds: 1_800_000_000,
+        let board = self.guest.run(&Setup {
+            script: &format!(
+                "dd if=/dev/zero bs={SEGMENT} count={writes} 2>/dev/null | nc 10.0.2.2 9"
+            ),
+            command_line: "cryptomgr.notests",
+            adapter: self.net.adapter(),
+            messages: self.messages,
+            service_ns: delay_ns,
             ns_per_instruction: self.ns_per_instruction,
-            test_device: false,
-            disk: None,
-            firmware_files: Vec::new(),
-            console: Box::new(console.clone()),
-            network: Some(NetworkConfig {
-                adapter: self.net.adapter(),
-                mac: [0x52, 0x54, 0x00, 0x12, 0x34, 0x56],
-                ram: ram.clone(),
-                wire: Box::new(UserNetwork::new()),
-                service_ns: delay_ns,
-                messages: self.messages,
-            }),
-        });
-        let mut engine = DbtEngine::new(&ram, &start, Chipset::M1, CpuModel::Default)?;
-        let began = Instant::now();
-        loop {
-            match engine.run(&mut board, SLICE) {
-                Stop::Outcome(Outcome::PowerOff) => break,
-                Stop::TimeLimit if began.elapsed() < LIMIT => {}
-                stop => bail!("the guest ended with {stop:?}:\n{}", console.text()),
-            }
-        }
-        let sent = format!("{DONE}0");
-        ensure!(
-            console.text().contains(&sent),
-            "the stream was not sent:\n{}",
-            console.text()
-        );
+            record_interrupts: false,
+        })?;
         counts(&board)
     }
 }
@@ -170,33 +112,5 @@ fn counts(board: &Board) -> Result<Counts> {
     }
 }
 
-/// What the guest printed.
-#[derive(Clone, Default)]
-struct Captured(Arc<Mutex<Vec<u8>>>);
-
-impl Captured {
-    fn text(&self) -> String {
-        let bytes = self.0.lock().map(|bytes| bytes.clone()).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
-    }
-}
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Ok(mut all) = self.0.lock() {
-            all.extend_from_slice(bytes);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Bytes in a segment with the options that Linux puts in.
 pub(crate) const SEGMENT: u32 = 1448;
-const RAM: u64 = 256 << 20;
-const SLICE: Duration = Duration::from_millis(200);
-const LIMIT: Duration = Duration::from_secs(120);
-const DONE: &str = "table-6-2: sent ";

@@ -26,6 +26,10 @@ impl InstructionClock {
         self.retired = retired;
     }
 
+    pub(super) fn retired(&self) -> u64 {
+        self.retired
+    }
+
     pub(super) fn now(&self) -> u64 {
         self.base_ns + self.retired * self.ns_per_instruction
     }

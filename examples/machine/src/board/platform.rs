@@ -1,5 +1,6 @@
 //! The board as a processor's platform: which device an access goes to, interrupts, and time.
 
+use apic::ApicEvent;
 use pc_devices::TestDevice;
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
@@ -14,7 +15,10 @@ impl PortIo for Board {
         self.advance(device);
         match device {
             Device::Com1 => self.com1.read(port, data),
-            Device::I8259 => self.interrupts.pic.read(port, data),
+            Device::I8259 => {
+                self.interrupts.pic.read(port, data);
+                self.note_port(port, None);
+            }
             Device::I8254 => self.pit.read(port, data),
             Device::Mc146818 => self.rtc.read(port, data),
             Device::I8042 => self.kbc.read(port, data),
@@ -53,7 +57,10 @@ impl PortIo for Board {
         self.advance(device);
         match device {
             Device::Com1 => self.com1.write(port, data),
-            Device::I8259 => self.interrupts.pic.write(port, data),
+            Device::I8259 => {
+                self.interrupts.pic.write(port, data);
+                self.note_port(port, data.first().copied());
+            }
             Device::I8254 => self.pit.write(port, data),
             Device::Mc146818 => self.rtc.write(port, data),
             Device::I8042 => self.kbc.write(port, data),
@@ -97,6 +104,11 @@ impl Mmio for Board {
         let device = device_of(window);
         self.count(device, false);
         self.advance(device);
+        if window == Window::LocalApic {
+            self.note(ApicEvent::Read {
+                register: register_at(offset),
+            });
+        }
         self.interrupts.read(window, offset, data);
         // A read may raise an error interrupt, and bringing the timer to now may raise its own.
         self.settle();
@@ -113,6 +125,15 @@ impl Mmio for Board {
         let device = device_of(window);
         self.count(device, true);
         self.advance(device);
+        if window == Window::LocalApic {
+            let mut bytes = [0; 8];
+            let length = data.len().min(4);
+            bytes[..length].copy_from_slice(&data[..length]);
+            self.note(ApicEvent::Write {
+                register: register_at(offset),
+                value: u64::from_le_bytes(bytes),
+            });
+        }
         self.interrupts.write(window, offset, data);
         self.settle();
     }
@@ -124,7 +145,10 @@ impl InterruptSource for Board {
     }
 
     fn acknowledge(&mut self) -> Option<u8> {
-        self.interrupts.acknowledge()
+        self.note_taken();
+        let vector = self.interrupts.acknowledge();
+        self.note_requests();
+        vector
     }
 
     fn take_nmi(&mut self) -> bool {
@@ -149,6 +173,11 @@ impl InterruptSource for Board {
             lapic.set_task_priority(class);
             self.interrupts.settle();
         }
+        let value = u64::from(class) << 4;
+        self.note(ApicEvent::Write {
+            register: TASK_PRIORITY,
+            value,
+        });
     }
 
     fn msr_read(&mut self, index: u32) -> Option<u64> {
@@ -157,6 +186,9 @@ impl InterruptSource for Board {
         }
         self.count(Device::LocalApic, false);
         self.advance(Device::LocalApic);
+        if let Some(register) = register_of(index) {
+            self.note(ApicEvent::Read { register });
+        }
         let value = self.interrupts.read_msr(index);
         self.settle();
         value
@@ -168,6 +200,9 @@ impl InterruptSource for Board {
         }
         self.count(Device::LocalApic, true);
         self.advance(Device::LocalApic);
+        if let Some(register) = register_of(index) {
+            self.note(ApicEvent::Write { register, value });
+        }
         let taken = self.interrupts.write_msr(index, value);
         self.settle();
         taken
@@ -247,6 +282,20 @@ fn test_memory(device: &mut Option<TestDevice>, gpa: u64) -> Option<(&mut TestDe
     let offset = gpa.checked_sub(TestDevice::MEMORY)?;
     let device = device.as_mut()?;
     (offset < TestDevice::MEMORY_LENGTH).then_some((device, offset))
+}
+
+/// CR8 is the task priority.
+const TASK_PRIORITY: u8 = 0x08;
+
+/// The local APIC's register at an offset in its page.
+fn register_at(offset: u64) -> u8 {
+    u8::try_from(offset >> 4 & 0x3f).expect("masked")
+}
+
+/// The register behind an x2APIC MSR.
+fn register_of(index: u32) -> Option<u8> {
+    let number = index.checked_sub(0x800)?;
+    u8::try_from(number).ok().filter(|&number| number < 64)
 }
 
 fn device_of(window: Window) -> Device {
