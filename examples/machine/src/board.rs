@@ -8,6 +8,8 @@ mod interrupts;
 mod network;
 mod platform;
 mod ports;
+mod remapping;
+mod ring_memory;
 #[cfg(test)]
 mod tests;
 mod virtio_pci;
@@ -20,16 +22,20 @@ use pc_devices::{
 };
 use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header, MsiMessage};
 use vm_device::bus::{PioAddress, PioBus};
+use vtd::Counters;
+use vtd::iotlb::IotlbCounters;
 
 use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
 use interrupts::Interrupts;
 use network::{Network, port_offset};
+use remapping::Remapping;
 
 pub use com1::Console;
 pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};
 pub use ports::Device;
+pub use remapping::IommuConfig;
 pub use virtio_pci::{VirtioExits, VirtioPci};
 
 /// Frequency of the time-stamp counter in Hz.
@@ -66,6 +72,8 @@ pub struct BoardConfig {
     pub console: Console,
     /// A network adapter, on chipset M1.
     pub network: Option<NetworkConfig>,
+    /// A remapping unit before all devices that reach memory by themselves, on chipset M1.
+    pub iommu: Option<IommuConfig>,
 }
 
 impl fmt::Debug for BoardConfig {
@@ -125,6 +133,7 @@ pub struct Board {
     pci_mechanism: ConfigMechanism1,
     com1: Com1,
     network: Option<Network>,
+    remapping: Option<Remapping>,
     /// Interrupt messages for controllers that are not the board's.
     diverted: Option<Vec<MsiMessage>>,
     clock: InstructionClock,
@@ -149,7 +158,7 @@ impl Board {
     ///
     /// # Panics
     ///
-    /// When an instruction takes no time, and on a network without PCI.
+    /// When an instruction takes no time, and on a network or a remapping unit without chipset M1.
     #[must_use]
     pub fn new(config: BoardConfig) -> Self {
         let mut rtc = Mc146818::new(config.unix_seconds);
@@ -159,14 +168,18 @@ impl Board {
         });
         let ports = ports::port_bus(&config);
         let mut pci = pci_bus(config.disk.is_some());
+        let remapping = config.iommu.map(|iommu| {
+            assert_eq!(config.chipset, Chipset::M1, "remapping needs APICs");
+            Remapping::new(iommu)
+        });
         let network = config.network.map(|network| {
             assert_eq!(config.chipset, Chipset::M1, "a network needs PCI");
-            Network::new(network, &mut pci)
+            Network::new(network, &mut pci, remapping.as_ref())
         });
         let mut board = Self {
             chipset: config.chipset,
             ports,
-            interrupts: Interrupts::new(config.chipset),
+            interrupts: Interrupts::new(config.chipset, remapping.clone()),
             pit: I8254::new(),
             rtc,
             kbc: I8042::new(),
@@ -183,6 +196,7 @@ impl Board {
             pci_mechanism: ConfigMechanism1::default(),
             com1: Com1::new(config.console),
             network,
+            remapping,
             diverted: None,
             clock: InstructionClock::new(config.ns_per_instruction),
             deadline_ns: u64::MAX,
@@ -299,6 +313,13 @@ impl Board {
     #[must_use]
     pub fn acknowledged(&self) -> &[u64; 16] {
         self.interrupts.pic.acknowledged()
+    }
+
+    /// What the remapping unit did, if there is one.
+    #[must_use]
+    pub fn remapping_counters(&self) -> Option<(Counters, IotlbCounters)> {
+        let unit = self.remapping.as_ref()?.unit();
+        Some((unit.counters(), unit.iotlb_counters()))
     }
 
     /// The network adapter, if there is one.
@@ -420,7 +441,7 @@ impl Board {
         network.as_mut().is_some_and(|network| {
             network.interrupt(pci, &mut |message| match diverted {
                 Some(messages) => messages.push(message),
-                None => interrupts.send(message),
+                None => interrupts.send(network::place(), message),
             })
         })
     }

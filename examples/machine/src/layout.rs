@@ -12,8 +12,17 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// The I/O APIC.
 pub const IOAPIC: u64 = 0xfec0_0000;
+/// Its id.
+pub const IOAPIC_ID: u8 = 1;
 /// The local APIC after reset.
 pub const LAPIC: u64 = 0xfee0_0000;
+
+/// The remapping unit: chipsets have it here, and guests that look for no table expect it.
+pub const IOMMU: u64 = 0xfed9_0000;
+/// Bytes of its registers.
+pub const IOMMU_LENGTH: u64 = vtd::registers::LENGTH;
+/// Bus, device and function that the I/O APIC's messages come from; none of the bus.
+pub const IOAPIC_SOURCE: u16 = 0xff00;
 
 /// The descriptor table that the boot protocol asks for.
 pub const BOOT_GDT: u64 = 0x500;

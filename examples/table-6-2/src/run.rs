@@ -81,7 +81,7 @@ impl Prepared {
         );
         let initrd = initramfs::build(&self.busybox, Some(&script), &self.files.modules)?;
         let ram = kernel::allocate_ram(RAM)?;
-        let acpi = acpi_tables(PciRoot::Shown);
+        let acpi = acpi_tables(PciRoot::Shown, None);
         let guest = Guest {
             kernel: self.unpacked.as_ref().unwrap_or(&self.kernel),
             initrd: Some(&initrd),
@@ -100,12 +100,14 @@ impl Prepared {
             disk: None,
             firmware_files: Vec::new(),
             console: Box::new(console.clone()),
+            iommu: None,
             network: Some(NetworkConfig {
                 adapter: self.net.adapter(),
                 mac: [0x52, 0x54, 0x00, 0x12, 0x34, 0x56],
                 ram: ram.clone(),
                 wire: Box::new(UserNetwork::new()),
                 service_ns: delay_ns,
+                planted_dma: None,
                 messages: self.messages,
             }),
         });

@@ -4,7 +4,8 @@ use pc_devices::TestDevice;
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
 use super::interrupts::Window;
-use super::network::{memory_offset, port_offset};
+use super::network::{Network, memory_offset, port_offset};
+use super::remapping::Remapping;
 use super::{Board, Device, TSC_HZ};
 
 impl PortIo for Board {
@@ -92,7 +93,7 @@ impl PortIo for Board {
 impl Mmio for Board {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.pci_read(gpa, data);
+            return self.remapping_read(gpa, data);
         };
         let device = device_of(window);
         self.count(device, false);
@@ -103,12 +104,13 @@ impl Mmio for Board {
     }
 
     fn take_written(&mut self) -> Option<(u64, u64)> {
-        self.network.as_ref()?.take_written()
+        let by_adapter = self.network.as_ref().and_then(Network::take_written);
+        by_adapter.or_else(|| self.remapping.as_ref()?.take_written())
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.pci_write(gpa, data);
+            return self.remapping_write(gpa, data);
         };
         let device = device_of(window);
         self.count(device, true);
@@ -197,6 +199,23 @@ impl Clock for Board {
 }
 
 impl Board {
+    fn remapping_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let (Some(offset), Some(remapping)) = (Remapping::offset(gpa), &self.remapping) else {
+            return self.pci_read(gpa, data);
+        };
+        remapping.read(offset, data);
+        self.count(Device::Iommu, false);
+    }
+
+    fn remapping_write(&mut self, gpa: u64, data: &[u8]) {
+        let (Some(offset), Some(remapping)) = (Remapping::offset(gpa), &self.remapping) else {
+            return self.pci_write(gpa, data);
+        };
+        remapping.write(offset, data);
+        self.count(Device::Iommu, true);
+        self.settle();
+    }
+
     fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
         let offset = memory_offset(&self.pci, gpa);
         let (Some(offset), true) = (offset, self.network.is_some()) else {

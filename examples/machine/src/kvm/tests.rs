@@ -52,6 +52,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
+        iommu: None,
     });
     let stop = engine.run(&mut board, Duration::from_secs(20)).unwrap();
     let output = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
