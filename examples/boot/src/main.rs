@@ -92,7 +92,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             ram: args.memory << 20,
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
-            test_device: args.test_device,
+            test_device: args.test_device.then(|| memory.clone()),
             disk: disk.clone(),
             firmware_files: firmware_files.clone(),
             console,

@@ -4,6 +4,7 @@
 mod clock;
 mod com1;
 mod dma;
+mod edu;
 mod interrupts;
 mod network;
 mod platform;
@@ -25,9 +26,12 @@ use vm_device::bus::{PioAddress, PioBus};
 use vtd::Counters;
 use vtd::iotlb::IotlbCounters;
 
-use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
+use crate::kernel::Ram;
+use crate::layout::{ACPI_PM, EDU_IRQ, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
+use dma::Dma;
+use edu::Edu;
 use interrupts::Interrupts;
 use network::{Network, port_offset};
 use remapping::Remapping;
@@ -62,8 +66,8 @@ pub struct BoardConfig {
     pub unix_seconds: i64,
     /// How long an instruction takes, in nanoseconds; not zero.
     pub ns_per_instruction: u64,
-    /// Whether there is a device for test guests to prod the machine with.
-    pub test_device: bool,
+    /// Devices for test guests to prod the machine with, and the memory that one of them reaches.
+    pub test_device: Option<Ram>,
     /// The bytes of a disk on the first ATA channel, if there is one.
     pub disk: Option<Vec<u8>>,
     /// Files that firmware finds in `fw_cfg`, by name.
@@ -128,9 +132,12 @@ pub struct Board {
     debug_console: DebugConsole,
     fw_cfg: FwCfg,
     test_device: Option<TestDevice>,
+    edu: Option<Edu>,
     disk: Option<Ata<Vec<u8>>>,
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
+    /// What a test guest wrote to the address register's lowest bits.
+    pci_low_bits: u8,
     com1: Com1,
     network: Option<Network>,
     remapping: Option<Remapping>,
@@ -176,6 +183,14 @@ impl Board {
             assert_eq!(config.chipset, Chipset::M1, "a network needs PCI");
             Network::new(network, &mut pci, remapping.as_ref())
         });
+        let test_device = config.test_device.is_some().then(TestDevice::new);
+        let edu = config.test_device.map(|ram| {
+            let memory = match &remapping {
+                Some(remapping) => remapping.memory_of(edu::place()),
+                None => Dma::new(ram),
+            };
+            Edu::new(memory, &mut pci)
+        });
         let mut board = Self {
             chipset: config.chipset,
             ports,
@@ -190,10 +205,12 @@ impl Board {
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
             fw_cfg: fw_cfg(config.ram, config.firmware_files),
-            test_device: config.test_device.then(TestDevice::new),
+            test_device,
+            edu,
             pci,
             disk: config.disk.map(Ata::new),
             pci_mechanism: ConfigMechanism1::default(),
+            pci_low_bits: 0,
             com1: Com1::new(config.console),
             network,
             remapping,
@@ -403,11 +420,13 @@ impl Board {
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
         let network = self.settle_network();
+        let edu = self.settle_edu();
         let lines = u32::from(self.pit.irq())
             | u32::from(self.kbc.keyboard_irq()) << 1
             | u32::from(self.com1.level()) << 4
             | u32::from(self.rtc.irq()) << 8
             | u32::from(self.pm.sci()) << SCI
+            | u32::from(edu) << EDU_IRQ
             | u32::from(network) << NETWORK_IRQ
             | u32::from(self.kbc.mouse_irq()) << 12
             | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
@@ -442,6 +461,23 @@ impl Board {
             network.interrupt(pci, &mut |message| match diverted {
                 Some(messages) => messages.push(message),
                 None => interrupts.send(network::place(), message),
+            })
+        })
+    }
+
+    /// The same of the bus master for test guests.
+    fn settle_edu(&mut self) -> bool {
+        let Self {
+            edu,
+            pci,
+            interrupts,
+            diverted,
+            ..
+        } = self;
+        edu.as_mut().is_some_and(|edu| {
+            edu.interrupt(pci, &mut |message| match diverted {
+                Some(messages) => messages.push(message),
+                None => interrupts.send(edu::place(), message),
             })
         })
     }

@@ -47,7 +47,7 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         ram: bytes,
         unix_seconds: 0,
         ns_per_instruction: 1,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         network: None,

@@ -96,7 +96,7 @@ impl Prepared {
             ram: RAM,
             unix_seconds: 1_800_000_000,
             ns_per_instruction: self.ns_per_instruction,
-            test_device: false,
+            test_device: None,
             disk: None,
             firmware_files: Vec::new(),
             console: Box::new(console.clone()),

@@ -1,8 +1,10 @@
 //! The board as a processor's platform: which device an access goes to, interrupts, and time.
 
 use pc_devices::TestDevice;
+use pci_config::ConfigMechanism1;
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
+use super::edu::Edu;
 use super::interrupts::Window;
 use super::network::{Network, memory_offset, port_offset};
 use super::remapping::Remapping;
@@ -36,7 +38,10 @@ impl PortIo for Board {
                     device.read(port, data);
                 }
             }
-            Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
+            Device::PciConfig => {
+                let port = self.pci_data_port(port);
+                self.pci_mechanism.read(&mut self.pci, port, data);
+            }
             Device::Network => match self.network_port(port) {
                 Some((network, offset)) => network.port_read(offset, data),
                 None => data.fill(0xff),
@@ -75,7 +80,13 @@ impl PortIo for Board {
                     device.write(port, data);
                 }
             }
-            Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
+            Device::PciConfig => {
+                if let (CF8, [low, ..]) = (port, data) {
+                    self.pci_low_bits = low & 3;
+                }
+                let port = self.pci_data_port(port);
+                self.pci_mechanism.write(&mut self.pci, port, data);
+            }
             Device::Network => {
                 let (now, offset) = (self.now(), port_offset(&self.pci, port));
                 if let (Some(network), Some(offset)) = (&mut self.network, offset) {
@@ -105,7 +116,9 @@ impl Mmio for Board {
 
     fn take_written(&mut self) -> Option<(u64, u64)> {
         let by_adapter = self.network.as_ref().and_then(Network::take_written);
-        by_adapter.or_else(|| self.remapping.as_ref()?.take_written())
+        by_adapter
+            .or_else(|| self.remapping.as_ref()?.take_written())
+            .or_else(|| self.edu.as_ref()?.take_written())
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
@@ -199,6 +212,15 @@ impl Clock for Board {
 }
 
 impl Board {
+    /// Test guests put the lower two bits of a register into the address, where PCI 3.0 (3.2.2.3.2) has zeros,
+    /// and read it at 0xcfc: for them, and them alone, the bits count, as they do in QEMU.
+    fn pci_data_port(&self, port: u16) -> u16 {
+        match self.test_device {
+            Some(_) if port == CFC => port | u16::from(self.pci_low_bits),
+            _ => port,
+        }
+    }
+
     fn remapping_read(&mut self, gpa: u64, data: &mut [u8]) {
         let (Some(offset), Some(remapping)) = (Remapping::offset(gpa), &self.remapping) else {
             return self.pci_read(gpa, data);
@@ -219,7 +241,7 @@ impl Board {
     fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
         let offset = memory_offset(&self.pci, gpa);
         let (Some(offset), true) = (offset, self.network.is_some()) else {
-            return self.test_read(gpa, data);
+            return self.edu_read(gpa, data);
         };
         self.count(Device::Network, false);
         self.advance(Device::Network);
@@ -232,7 +254,7 @@ impl Board {
     fn pci_write(&mut self, gpa: u64, data: &[u8]) {
         let offset = memory_offset(&self.pci, gpa);
         let (Some(offset), true) = (offset, self.network.is_some()) else {
-            return self.test_write(gpa, data);
+            return self.edu_write(gpa, data);
         };
         self.count(Device::Network, true);
         self.advance(Device::Network);
@@ -240,6 +262,23 @@ impl Board {
         if let Some(network) = &mut self.network {
             network.write(offset, data, now, &self.pci);
         }
+        self.settle();
+    }
+
+    fn edu_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &self.edu) else {
+            return self.test_read(gpa, data);
+        };
+        edu.read(offset, data);
+        self.count(Device::Test, false);
+    }
+
+    fn edu_write(&mut self, gpa: u64, data: &[u8]) {
+        let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &mut self.edu) else {
+            return self.test_write(gpa, data);
+        };
+        edu.write(offset, data, &self.pci);
+        self.count(Device::Test, true);
         self.settle();
     }
 
@@ -267,6 +306,9 @@ fn test_memory(device: &mut Option<TestDevice>, gpa: u64) -> Option<(&mut TestDe
     let device = device.as_mut()?;
     (offset < TestDevice::MEMORY_LENGTH).then_some((device, offset))
 }
+
+const CF8: u16 = ConfigMechanism1::BASE;
+const CFC: u16 = CF8 + 4;
 
 fn device_of(window: Window) -> Device {
     match window {

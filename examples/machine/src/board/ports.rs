@@ -136,7 +136,7 @@ pub(super) fn port_bus(config: &BoardConfig) -> PioBus<Device> {
     if config.disk.is_some() {
         register(Ata::<Vec<u8>>::PORTS, Device::Disk);
     }
-    if config.test_device {
+    if config.test_device.is_some() {
         register(TestDevice::PORTS, Device::Test);
     }
     if config.chipset == Chipset::M1 {

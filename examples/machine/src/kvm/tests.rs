@@ -47,7 +47,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
