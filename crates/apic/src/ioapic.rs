@@ -16,6 +16,17 @@ pub enum IoApicVersion {
     V20,
 }
 
+impl IoApicVersion {
+    /// Bits of an entry that software writes. ICH and later have bits 55:48 too, which a remappable
+    /// entry needs for its index.
+    fn writable(self) -> u64 {
+        match self {
+            Self::V11 => RTE_WRITABLE,
+            Self::V20 => RTE_EXTENDED_WRITABLE,
+        }
+    }
+}
+
 /// Saved state of an [`IoApic`]; untrusted until `TryFrom` accepts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -108,18 +119,31 @@ impl IoApic {
     /// level-triggered pin set, and the pin waits for the end of the interrupt. An entry with the
     /// reserved delivery mode sends nothing.
     pub fn send_pending(&mut self, mut send: impl FnMut(&Message) -> bool) {
+        self.send_entries(|entry| Some(send(&message_of(entry)?)));
+    }
+
+    /// Does the same where interrupts are remapped: `send` takes address and data of the write that a pin's
+    /// entry stands for (VT-d 5.1.5.1), in whichever format software wrote it.
+    pub fn send_pending_writes(&mut self, mut send: impl FnMut(u64, u32) -> bool) {
+        self.send_entries(|entry| {
+            let (address, data) = write_of(entry);
+            Some(send(address, data))
+        });
+    }
+
+    /// `send` answers whether the entry's message was accepted; `None` if it stands for none.
+    fn send_entries(&mut self, mut send: impl FnMut(u64) -> Option<bool>) {
         let pending = std::mem::take(&mut self.s.pending);
         for (pin, entry) in self.s.redirection.iter_mut().enumerate() {
             if pending & 1 << pin == 0 {
                 continue;
             }
-            let Some(message) = message_of(*entry) else {
+            let Some(accepted) = send(*entry) else {
                 continue;
             };
             self.messages[pin] += 1;
             // Only vectors that a local APIC will end keep the entry busy.
-            let accepted = send(&message);
-            if accepted && message.trigger == Trigger::Level && ends_with_eoi(message.delivery) {
+            if accepted && is_level(*entry) && ends_with_eoi(*entry) {
                 *entry |= RTE_REMOTE_IRR;
             }
         }
@@ -228,7 +252,7 @@ impl IoApic {
         let mut parts = halves(old);
         parts[half] = value;
         let mut entry = u64::from(parts[1]) << 32 | u64::from(parts[0]);
-        entry = entry & RTE_WRITABLE | old & RTE_REMOTE_IRR;
+        entry = entry & self.s.version.writable() | old & RTE_REMOTE_IRR;
         // "Remote IRR: meaning is undefined for edge triggered interrupts": a switch to edge
         // clears it, and Linux ends an interrupt on version 0x11 that way.
         if !is_level(entry) {
@@ -260,7 +284,7 @@ impl TryFrom<IoApicState> for IoApic {
         ok(s.lines >> Self::PINS == 0, "lines")?;
         ok(s.pending >> Self::PINS == 0, "pending")?;
         let legal = |&entry: &u64| {
-            entry & !(RTE_WRITABLE | RTE_REMOTE_IRR) == 0
+            entry & !(s.version.writable() | RTE_REMOTE_IRR) == 0
                 && (is_level(entry) || entry & RTE_REMOTE_IRR == 0)
         };
         ok(s.redirection.iter().all(legal), "redirection")?;
@@ -291,8 +315,20 @@ fn message_of(entry: u64) -> Option<Message> {
     })
 }
 
-fn ends_with_eoi(delivery: DeliveryMode) -> bool {
-    matches!(delivery, DeliveryMode::Fixed | DeliveryMode::LowestPriority)
+/// Address and data: in both formats bits 63:48 of an entry are bits 19:4 of the address, and bit 11 is bit 2.
+fn write_of(entry: u64) -> (u64, u32) {
+    let address = MSI_RANGE | entry >> 48 << 4 | (entry >> 11 & 1) << 2;
+    let level = if is_level(entry) { MSI_LEVEL_ASSERT } else { 0 };
+    let [vector, mode, ..] = entry.to_le_bytes();
+    (
+        address,
+        level | u32::from(mode & 7) << 8 | u32::from(vector),
+    )
+}
+
+/// Whether the delivery mode is fixed or lowest priority.
+fn ends_with_eoi(entry: u64) -> bool {
+    entry & RTE_MODE <= 1 << 8
 }
 
 fn is_level(entry: u64) -> bool {
@@ -338,6 +374,10 @@ const RTE_LEVEL: u64 = 1 << 15;
 const RTE_MASKED: u64 = 1 << 16;
 /// Vector, delivery mode, destination mode, polarity, trigger, mask, destination.
 const RTE_WRITABLE: u64 = 0xff00_0000_0001_afff;
+const RTE_EXTENDED_WRITABLE: u64 = RTE_WRITABLE | 0x00ff_0000_0000_0000;
+const RTE_MODE: u64 = 7 << 8;
+const MSI_RANGE: u64 = 0xfee0_0000;
+const MSI_LEVEL_ASSERT: u32 = 1 << 15 | 1 << 14;
 
 #[cfg(test)]
 mod tests {
@@ -397,6 +437,27 @@ mod tests {
         ioapic.set_line(4, false);
         ioapic.set_line(4, true);
         assert!(sent(&mut ioapic).is_some());
+    }
+
+    #[test]
+    fn an_entry_in_either_format_is_a_write() {
+        let mut ioapic = IoApic::new(0, IoApicVersion::V20);
+        let mut writes = Vec::new();
+        // To logical destination 3 by compatibility format; then index 0x8123, level triggered.
+        set_entry(&mut ioapic, 4, 0x0300_0000_0000_0934);
+        set_entry(&mut ioapic, 5, 0x0247_0000_0000_8805);
+        ioapic.set_line(4, true);
+        ioapic.set_line(5, true);
+        ioapic.send_pending_writes(|address, data| {
+            writes.push((address, data));
+            true
+        });
+        assert_eq!(writes, [(0xfee0_3004, 0x134), (0xfee0_2474, 0xc005)]);
+        assert_eq!(register(&mut ioapic, 0x1a), 0xc805, "remote IRR");
+        assert_eq!(
+            crate::msi_message(writes[0].0, writes[0].1),
+            message_of(0x0300_0000_0000_0934)
+        );
     }
 
     #[test]

@@ -78,12 +78,12 @@ impl VirtioNet {
     /// Bytes of the configuration: address, status, and what is not offered.
     pub const CONFIG_LENGTH: u64 = 12;
 
-    /// A device that offers `offered` of [`NetFeatures::ALL`], with its link up.
+    /// A device that offers `offered` of [`NetFeatures::ALL`] and [`NetFeatures::ACCESS_PLATFORM`], with its link up.
     #[must_use]
     pub fn new(mac: [u8; 6], offered: NetFeatures) -> Self {
         Self {
             mac,
-            offered: NetFeatures(offered.0 & NetFeatures::ALL.0),
+            offered: NetFeatures(offered.0 & (NetFeatures::ALL.0 | NetFeatures::ACCESS_PLATFORM.0)),
             features: NetFeatures::default(),
             filter: Filter::new(mac, false),
             link: true,

@@ -36,12 +36,14 @@ impl NetFeatures {
     pub const EVENT_IDX: Self = Self(1 << 29);
     /// Not a legacy device.
     pub const VERSION_1: Self = Self(1 << 32);
+    /// Addresses are those of the platform's IOMMU.
+    pub const ACCESS_PLATFORM: Self = Self(1 << 33);
     /// Queues are packed.
     pub const RING_PACKED: Self = Self(1 << 34);
     /// Buffers are used in order.
     pub const IN_ORDER: Self = Self(1 << 35);
 
-    /// All that the device can do.
+    /// All that the device can do by itself: [`ACCESS_PLATFORM`](Self::ACCESS_PLATFORM) is for who hands memory to it.
     pub const ALL: Self = Self(
         Self::CSUM.0
             | Self::GUEST_CSUM.0
@@ -90,6 +92,8 @@ impl NetFeatures {
         let needs = |feature, other| !self.contains(feature) || self.contains(other);
         offered.contains(self)
             && self.contains(Self::VERSION_1)
+            // 6.1: a device may refuse a driver whose addresses are not those it asks for.
+            && (!offered.contains(Self::ACCESS_PLATFORM) || self.contains(Self::ACCESS_PLATFORM))
             && needs(Self::HOST_TSO4, Self::CSUM)
             && needs(Self::HOST_TSO6, Self::CSUM)
             && needs(Self::CTRL_RX, Self::CTRL_VQ)

@@ -327,8 +327,9 @@ impl<T: TableMemory> Lookup<'_, T> {
         }
         let beyond = self.beyond_host();
         // Bit 5 of the first word was execute enable; memory types and snooping mean nothing here. Of the
-        // third, ERE, NXE, SMEP and EAFE belong to what no unit of ours offers.
-        let reserved = w0 & (0xc20 | beyond) | w1 & 0x0000_0000_007f_0000 | w2 & (0xfe2 | beyond);
+        // third, ERE, SMEP and EAFE belong to what no unit of ours offers; NXE, which Linux sets, only says
+        // that bit 63 of first-stage entries is not reserved, and none of our requests executes.
+        let reserved = w0 & (0xc20 | beyond) | w1 & 0x0000_0000_007f_0000 | w2 & (0xfc2 | beyond);
         if reserved | w3 | rest.iter().fold(0, |all, word| all | word) != 0 {
             return Err(Reason::PasidReserved);
         }

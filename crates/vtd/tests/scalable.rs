@@ -121,6 +121,23 @@ fn the_first_stage_is_a_process_s_paging() {
     assert_eq!(read(&mut guest, 1 << 47), Err(0x80));
 }
 
+/// The entry that Linux 6.1 writes for a device without PASID: NXE, and an address width that means nothing
+/// to a first stage.
+#[test]
+fn no_execute_enable_changes_nothing_for_reads_and_writes() {
+    let mut guest = scalable();
+    let root = guest.table();
+    map_first(&mut guest, root, 0x40_1000, 1 << 63 | 0x9000 | 7);
+    pasid_entry(&guest, 7, [FIRST | 3 << 2 | 1, 3, root | 1 << 5]);
+    assert_eq!(read(&mut guest, 0x40_1234), Ok(0x9234));
+    assert_eq!(write(&mut guest, 0x40_1234), Ok(0x9234));
+    for execute in [1 << 1, 1 << 6, 1 << 7] {
+        pasid_entry(&guest, 7, [FIRST | 1, 4, root | execute]);
+        guest.command(SRTP);
+        assert_eq!(read(&mut guest, 0x40_1234), Err(0x5a));
+    }
+}
+
 #[test]
 fn a_first_stage_page_is_written_once_it_is_marked() {
     let mut guest = scalable();

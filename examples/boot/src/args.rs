@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use boot::initramfs::Addressing;
 use boot::{Flavour, Net};
 use clap::{Parser, ValueEnum};
+use machine::Capabilities;
 
 /// Boots an unmodified Linux on a PC made of this workspace's crates.
 ///
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// The kernel command line, instead of ours.
     #[arg(long, value_name = "TEXT")]
     pub(crate) cmdline: Option<String>,
+    /// More of the kernel command line, after ours.
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["cmdline", "firmware"])]
+    pub(crate) append: Option<String>,
     /// Guest memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=65536))]
     pub(crate) memory: u64,
@@ -90,6 +94,14 @@ pub(crate) struct Args {
     /// address.
     #[arg(long, value_name = "NAME", requires = "net", conflicts_with = "icount")]
     pub(crate) net_tap: Option<String>,
+    /// A VT-d remapping unit that devices reach memory and interrupts through, with legacy mode or with all
+    /// that scalable mode has. Linux is told to use it. Needs the dbt engine.
+    #[arg(long, value_enum, value_name = "MODE", num_args = 0..=1, default_missing_value = "legacy",
+          conflicts_with_all = ["check", "firmware"])]
+    pub(crate) iommu: Option<IommuArg>,
+    /// Let the adapter write to and read from this address once, unasked, when it sends its first frame.
+    #[arg(long, value_name = "ADDRESS", requires = "net", value_parser = address)]
+    pub(crate) plant_dma: Option<u64>,
     /// Guest nanoseconds for each instruction of the dbt engine.
     #[arg(long, value_name = "NS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) ns_per_instruction: u64,
@@ -124,6 +136,41 @@ fn threshold(text: &str) -> Result<Threshold, String> {
         .parse()
         .map_err(|_| "a number, or \"never\"".to_owned())?;
     Ok(Threshold(Some(number)))
+}
+
+/// An address, hexadecimal after 0x.
+fn address(text: &str) -> Result<u64, String> {
+    let number = match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    number.map_err(|_| "an address, such as 0xdead0000".to_owned())
+}
+
+/// Remapping units by their option values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum IommuArg {
+    /// Second-stage tables, queued invalidation, interrupt remapping.
+    Legacy,
+    /// Also PASIDs, first-stage and nested tables, posted interrupts.
+    Scalable,
+}
+
+impl IommuArg {
+    pub(crate) fn capabilities(self) -> Capabilities {
+        match self {
+            Self::Legacy => Capabilities::legacy(),
+            Self::Scalable => Capabilities::scalable(),
+        }
+    }
+
+    /// What makes Linux use the unit.
+    pub(crate) fn kernel_parameter(self) -> &'static str {
+        match self {
+            Self::Legacy => "intel_iommu=on",
+            Self::Scalable => "intel_iommu=on,sm_on",
+        }
+    }
 }
 
 /// The engines by their option values.

@@ -16,8 +16,8 @@ use boot::{debian, initramfs};
 use clap::Parser;
 use machine::kernel;
 use machine::{
-    Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice, KvmEngine,
-    Lockstep, NetworkConfig, PciRoot, StartState, Tap, UserNetwork, Wire,
+    Board, BoardConfig, Chipset, Controllers, CpuModel, DbtEngine, Engine, EngineChoice,
+    IommuConfig, KvmEngine, Lockstep, NetworkConfig, PciRoot, StartState, Tap, UserNetwork, Wire,
 };
 use vm_memory::GuestMemoryMmap;
 
@@ -63,11 +63,14 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     if args.net.is_some() && chipset == Chipset::M0 {
         bail!("--net needs --machine m1: m0 has no PCI");
     }
+    if args.iommu.is_some() && chipset == Chipset::M0 {
+        bail!("--iommu needs --machine m1: m0 has no APICs whose interrupts could be remapped");
+    }
     let pci = match args.net {
         Some(_) => PciRoot::Shown,
         None => PciRoot::Hidden,
     };
-    let (ram, start) = payload.load(args.memory << 20, chipset, pci)?;
+    let (ram, start) = payload.load(args.memory << 20, chipset, pci, args.iommu)?;
 
     let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
     let firmware_files = firmware_files(args)?;
@@ -84,23 +87,29 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
         wire,
         service_ns: args.net_delay,
         messages: !args.net_intx,
+        planted_dma: args.plant_dma,
     });
+    let memory = ram.clone();
     let board = |console, network| {
         Board::new(BoardConfig {
             chipset,
             ram: args.memory << 20,
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
-            test_device: args.test_device,
+            test_device: args.test_device.then(|| memory.clone()),
             disk: disk.clone(),
             firmware_files: firmware_files.clone(),
             console,
             network,
+            iommu: args.iommu.map(|iommu| IommuConfig {
+                capabilities: iommu.capabilities(),
+                ram: memory.clone(),
+            }),
         })
     };
     let engine = match args.check {
         Some(Check::Lockstep) => {
-            let (twin, _) = payload.load(args.memory << 20, chipset, pci)?;
+            let (twin, _) = payload.load(args.memory << 20, chipset, pci, None)?;
             let reference = (DbtEngine::new(&twin, &start, chipset, model(args))?, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
@@ -122,12 +131,15 @@ fn engine(
     start: &StartState,
     chipset: Chipset,
 ) -> anyhow::Result<Engine> {
-    let decision = match (args.icount, args.engine) {
-        (true, EngineArg::Kvm) => {
+    let decision = match (args.icount, args.iommu, args.engine) {
+        (true, _, EngineArg::Kvm) => {
             bail!("--icount needs the dbt engine: KVM counts no instructions")
         }
-        (true, _) => EngineChoice::Dbt.decide(),
-        (false, engine) => choice(engine).decide(),
+        (_, Some(_), EngineArg::Kvm) => {
+            bail!("--iommu needs the dbt engine: KVM's own interrupt controllers bypass the unit")
+        }
+        (true, ..) | (_, Some(_), _) => EngineChoice::Dbt.decide(),
+        (false, None, engine) => choice(engine).decide(),
     };
     let (name, engine) = if decision.kvm {
         let engine = KvmEngine::new(ram, start, chipset, Controllers::Kernel)?;

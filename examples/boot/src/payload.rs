@@ -7,7 +7,7 @@ use boot::{Flavour, debian, initramfs};
 use machine::kernel::{self, ElfEntry, Guest, KernelImage};
 use machine::{Chipset, PciRoot, StartState, acpi_tables};
 
-use crate::args::Args;
+use crate::args::{Args, IommuArg};
 use crate::embedded;
 
 /// A guest before it is loaded.
@@ -51,12 +51,16 @@ impl Payload {
         size: u64,
         chipset: Chipset,
         pci: PciRoot,
+        iommu: Option<IommuArg>,
     ) -> Result<(kernel::Ram, StartState), kernel::LoadError> {
         match self {
             Self::Firmware(image) => kernel::load_firmware(size, image),
             Self::Kernel(kernel) => {
                 let ram = kernel::allocate_ram(size)?;
-                let acpi = (chipset == Chipset::M1).then(|| acpi_tables(pci));
+                let acpi = (chipset == Chipset::M1).then(|| {
+                    let capabilities = iommu.map(IommuArg::capabilities);
+                    acpi_tables(pci, capabilities.as_ref())
+                });
                 let guest = Guest {
                     kernel: &kernel.image,
                     initrd: kernel.initrd.as_deref(),
@@ -137,5 +141,8 @@ fn embedded_guest(args: &Args) -> Kernel {
 /// Without the self-tests of the crypto code a boot is a third of the instructions.
 fn default_command_line(args: &Args) -> String {
     let verbosity = if args.verbose { "" } else { " quiet" };
-    format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1")
+    let ours = format!("console=ttyS0{verbosity} cryptomgr.notests panic=-1");
+    let remapping = args.iommu.map(IommuArg::kernel_parameter);
+    let parts = remapping.into_iter().chain(args.append.as_deref());
+    parts.fold(ours, |line, part| format!("{line} {part}"))
 }

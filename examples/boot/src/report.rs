@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
 use e1000::registers;
-use machine::{Adapter, Board, DbtCost, Engine, VirtioPci};
+use machine::{Adapter, Board, Counters, DbtCost, Engine, IotlbCounters, VirtioPci};
 
 pub(crate) struct Report<'a> {
     pub(crate) elapsed: Duration,
@@ -52,6 +52,9 @@ impl Report<'_> {
             column.set_cell_alignment(CellAlignment::Right);
         }
         eprintln!("{table}");
+        if let Some((unit, iotlb)) = self.board.remapping_counters() {
+            remapping(&unit, &iotlb);
+        }
         match self.board.network() {
             Some(Adapter::E1000(nic)) => e1000_exits(nic),
             Some(Adapter::Virtio(device)) => virtio_exits(device),
@@ -92,6 +95,19 @@ impl Report<'_> {
             table.add_row(["speed", &format!("{:.1} MIPS", mips(cost, cost.busy)), ""]);
         }
     }
+}
+
+/// What the remapping unit did.
+fn remapping(unit: &Counters, iotlb: &IotlbCounters) {
+    eprintln!(
+        "remapping: {} translations cached, {} walked; {} interrupts, {} blocked; {} invalidations; {} faults",
+        grouped(iotlb.hits),
+        grouped(unit.walks),
+        grouped(unit.interrupts_remapped),
+        grouped(unit.interrupts_blocked),
+        grouped(unit.descriptors),
+        grouped(unit.faults_recorded + unit.faults_unrecorded),
+    );
 }
 
 /// What the adapter cost, by register and by frame.

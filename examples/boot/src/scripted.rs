@@ -73,7 +73,7 @@ impl Scripted {
             Addressing::Dhcp,
         )?;
         let ram = kernel::allocate_ram(RAM)?;
-        let acpi = acpi_tables(PciRoot::Shown);
+        let acpi = acpi_tables(PciRoot::Shown, None);
         let guest = Guest {
             kernel: self.unpacked.as_ref().unwrap_or(&self.kernel),
             initrd: Some(&initrd),
@@ -88,7 +88,7 @@ impl Scripted {
             ram: RAM,
             unix_seconds: 1_800_000_000,
             ns_per_instruction: setup.ns_per_instruction,
-            test_device: false,
+            test_device: None,
             disk: None,
             firmware_files: Vec::new(),
             console: Box::new(console.clone()),
@@ -99,7 +99,9 @@ impl Scripted {
                 wire: Box::new(UserNetwork::new()),
                 service_ns: setup.service_ns,
                 messages: setup.messages,
+                planted_dma: None,
             }),
+            iommu: None,
         });
         if setup.record_interrupts {
             board.record_interrupts();

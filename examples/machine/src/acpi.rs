@@ -1,4 +1,4 @@
-//! The ACPI tables of chipset M1: RSDP, XSDT, FADT, FACS, DSDT and MADT.
+//! The ACPI tables of chipset M1: RSDP, XSDT, FADT, FACS, DSDT, MADT, and DMAR for a remapping unit.
 //!
 //! Reference: ACPI 6.5, chapter 5.
 
@@ -15,10 +15,12 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use pc_devices::{AcpiPm, Mc146818, ResetControl};
+use vtd::dmar::Dmar;
+use vtd::{Capabilities, SourceId};
 
 use crate::layout::{
-    ACPI_PM, ACPI_TABLES, COM1, IOAPIC, LAPIC, NETWORK_IRQ, NETWORK_SLOT, PCI_MEMORY, PCI_PORTS,
-    S5_SLEEP_TYPE, SCI,
+    ACPI_PM, ACPI_TABLES, COM1, IOAPIC, IOAPIC_ID, IOAPIC_SOURCE, IOMMU, LAPIC, NETWORK_IRQ,
+    NETWORK_SLOT, PCI_MEMORY, PCI_PORTS, S5_SLEEP_TYPE, SCI,
 };
 
 /// Whether the tables tell of a PCI bus. Without, no operating system looks for one.
@@ -30,9 +32,10 @@ pub enum PciRoot {
     Shown,
 }
 
-/// All tables as they lie in memory from [`ACPI_TABLES`], where the RSDP is.
+/// All tables as they lie in memory from [`ACPI_TABLES`], where the RSDP is; of the remapping unit `iommu`, if
+/// there is one.
 #[must_use]
-pub fn acpi_tables(pci: PciRoot) -> Vec<u8> {
+pub fn acpi_tables(pci: PciRoot, iommu: Option<&Capabilities>) -> Vec<u8> {
     let mut image = vec![0; 64];
     let facs = place(&mut image, &bytes(&FACS::new()));
     let dsdt = place(&mut image, dsdt(pci).as_slice());
@@ -41,6 +44,9 @@ pub fn acpi_tables(pci: PciRoot) -> Vec<u8> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(capabilities) = iommu {
+        xsdt.add_entry(place(&mut image, dmar(capabilities).as_slice()));
+    }
     let xsdt = place(&mut image, &bytes(&xsdt));
     let rsdp = bytes(&Rsdp::new(OEM, xsdt));
     image[..rsdp.len()].copy_from_slice(&rsdp);
@@ -101,7 +107,7 @@ fn madt(pci: PciRoot) -> Sdt {
         0,
         EnabledStatus::Enabled,
     )));
-    madt.append_slice(&bytes(&IoApic::new(1, low(IOAPIC), 0)));
+    madt.append_slice(&bytes(&IoApic::new(IOAPIC_ID, low(IOAPIC), 0)));
     // The timer is at pin 2, the SCI is level triggered and active high.
     madt.append_slice(&source_override(0, 2, 0));
     madt.append_slice(&source_override(SCI, SCI, ACTIVE_HIGH | LEVEL));
@@ -111,6 +117,11 @@ fn madt(pci: PciRoot) -> Sdt {
     }
     madt.append_slice(&local_apic_nmi());
     madt
+}
+
+fn dmar(capabilities: &Capabilities) -> Sdt {
+    let source = SourceId(IOAPIC_SOURCE);
+    Dmar::of_one_unit(capabilities, IOMMU, IOAPIC_ID, source).table(OEM, OEM_TABLE, 1)
 }
 
 /// Interrupt source override structure, 5.2.12.5.
@@ -226,7 +237,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
-        let image = acpi_tables(PciRoot::Shown);
+        let image = acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy()));
         assert_eq!(&image[..8], b"RSD PTR ");
         assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
@@ -237,12 +248,12 @@ mod tests {
             .inspect(|table| assert_eq!(sum(table), 0))
             .map(|table| std::str::from_utf8(&table[..4]).unwrap())
             .collect();
-        assert_eq!(names, ["FACP", "APIC"]);
+        assert_eq!(names, ["FACP", "APIC", "DMAR"]);
     }
 
     #[test]
     fn the_fadt_leads_to_facs_dsdt_and_the_registers() {
-        let image = acpi_tables(PciRoot::Shown);
+        let image = acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy()));
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
         let fadt = table(&image, u64::from(u32_at(xsdt, 36)));
         assert_eq!(&table(&image, u32_at(fadt, 36).into())[..4], b"FACS");
@@ -256,6 +267,6 @@ mod tests {
 
     #[test]
     fn the_tables_fit_below_1_mib() {
-        assert!(acpi_tables(PciRoot::Shown).len() < 0x2_0000);
+        assert!(acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy())).len() < 0x2_0000);
     }
 }

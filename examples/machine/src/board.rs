@@ -4,11 +4,14 @@
 mod clock;
 mod com1;
 mod dma;
+mod edu;
 mod history;
 mod interrupts;
 mod network;
 mod platform;
 mod ports;
+mod remapping;
+mod ring_memory;
 #[cfg(test)]
 mod tests;
 mod virtio_pci;
@@ -21,17 +24,24 @@ use pc_devices::{
 };
 use pci_config::{Bdf, Bus, ConfigMechanism1, ConfigSpace, Header, MsiMessage};
 use vm_device::bus::{PioAddress, PioBus};
+use vtd::Counters;
+use vtd::iotlb::IotlbCounters;
 
-use crate::layout::{ACPI_PM, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
+use crate::kernel::Ram;
+use crate::layout::{ACPI_PM, EDU_IRQ, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
 use clock::InstructionClock;
 use com1::Com1;
+use dma::Dma;
+use edu::Edu;
 use history::History;
 use interrupts::Interrupts;
 use network::{Network, port_offset};
+use remapping::Remapping;
 
 pub use com1::Console;
 pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};
 pub use ports::Device;
+pub use remapping::IommuConfig;
 pub use virtio_pci::{VirtioExits, VirtioPci};
 
 /// Frequency of the time-stamp counter in Hz.
@@ -58,8 +68,8 @@ pub struct BoardConfig {
     pub unix_seconds: i64,
     /// How long an instruction takes, in nanoseconds; not zero.
     pub ns_per_instruction: u64,
-    /// Whether there is a device for test guests to prod the machine with.
-    pub test_device: bool,
+    /// Devices for test guests to prod the machine with, and the memory that one of them reaches.
+    pub test_device: Option<Ram>,
     /// The bytes of a disk on the first ATA channel, if there is one.
     pub disk: Option<Vec<u8>>,
     /// Files that firmware finds in `fw_cfg`, by name.
@@ -68,6 +78,8 @@ pub struct BoardConfig {
     pub console: Console,
     /// A network adapter, on chipset M1.
     pub network: Option<NetworkConfig>,
+    /// A remapping unit before all devices that reach memory by themselves, on chipset M1.
+    pub iommu: Option<IommuConfig>,
 }
 
 impl fmt::Debug for BoardConfig {
@@ -122,11 +134,15 @@ pub struct Board {
     debug_console: DebugConsole,
     fw_cfg: FwCfg,
     test_device: Option<TestDevice>,
+    edu: Option<Edu>,
     disk: Option<Ata<Vec<u8>>>,
     pci: Bus<ConfigSpace>,
     pci_mechanism: ConfigMechanism1,
+    /// What a test guest wrote to the address register's lowest bits.
+    pci_low_bits: u8,
     com1: Com1,
     network: Option<Network>,
+    remapping: Option<Remapping>,
     /// Interrupt messages for controllers that are not the board's.
     diverted: Option<Vec<MsiMessage>>,
     history: Option<History>,
@@ -152,7 +168,7 @@ impl Board {
     ///
     /// # Panics
     ///
-    /// When an instruction takes no time, and on a network without PCI.
+    /// When an instruction takes no time, and on a network or a remapping unit without chipset M1.
     #[must_use]
     pub fn new(config: BoardConfig) -> Self {
         let mut rtc = Mc146818::new(config.unix_seconds);
@@ -162,14 +178,26 @@ impl Board {
         });
         let ports = ports::port_bus(&config);
         let mut pci = pci_bus(config.disk.is_some());
+        let remapping = config.iommu.map(|iommu| {
+            assert_eq!(config.chipset, Chipset::M1, "remapping needs APICs");
+            Remapping::new(iommu)
+        });
         let network = config.network.map(|network| {
             assert_eq!(config.chipset, Chipset::M1, "a network needs PCI");
-            Network::new(network, &mut pci)
+            Network::new(network, &mut pci, remapping.as_ref())
+        });
+        let test_device = config.test_device.is_some().then(TestDevice::new);
+        let edu = config.test_device.map(|ram| {
+            let memory = match &remapping {
+                Some(remapping) => remapping.memory_of(edu::place()),
+                None => Dma::new(ram),
+            };
+            Edu::new(memory, &mut pci)
         });
         let mut board = Self {
             chipset: config.chipset,
             ports,
-            interrupts: Interrupts::new(config.chipset),
+            interrupts: Interrupts::new(config.chipset, remapping.clone()),
             pit: I8254::new(),
             rtc,
             kbc: I8042::new(),
@@ -180,12 +208,15 @@ impl Board {
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
             fw_cfg: fw_cfg(config.ram, config.firmware_files),
-            test_device: config.test_device.then(TestDevice::new),
+            test_device,
+            edu,
             pci,
             disk: config.disk.map(Ata::new),
             pci_mechanism: ConfigMechanism1::default(),
+            pci_low_bits: 0,
             com1: Com1::new(config.console),
             network,
+            remapping,
             diverted: None,
             history: None,
             clock: InstructionClock::new(config.ns_per_instruction),
@@ -307,6 +338,13 @@ impl Board {
         self.interrupts.pic.acknowledged()
     }
 
+    /// What the remapping unit did, if there is one.
+    #[must_use]
+    pub fn remapping_counters(&self) -> Option<(Counters, IotlbCounters)> {
+        let unit = self.remapping.as_ref()?.unit();
+        Some((unit.counters(), unit.iotlb_counters()))
+    }
+
     /// The network adapter, if there is one.
     #[must_use]
     pub fn network(&self) -> Option<&Adapter> {
@@ -388,11 +426,13 @@ impl Board {
     /// Carries the devices' levels and requests to where they go, and finds the next deadline.
     fn settle(&mut self) {
         let network = self.settle_network();
+        let edu = self.settle_edu();
         let lines = u32::from(self.pit.irq())
             | u32::from(self.kbc.keyboard_irq()) << 1
             | u32::from(self.com1.level()) << 4
             | u32::from(self.rtc.irq()) << 8
             | u32::from(self.pm.sci()) << SCI
+            | u32::from(edu) << EDU_IRQ
             | u32::from(network) << NETWORK_IRQ
             | u32::from(self.kbc.mouse_irq()) << 12
             | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
@@ -427,7 +467,24 @@ impl Board {
         network.as_mut().is_some_and(|network| {
             network.interrupt(pci, &mut |message| match diverted {
                 Some(messages) => messages.push(message),
-                None => interrupts.send(message),
+                None => interrupts.send(network::place(), message),
+            })
+        })
+    }
+
+    /// The same of the bus master for test guests.
+    fn settle_edu(&mut self) -> bool {
+        let Self {
+            edu,
+            pci,
+            interrupts,
+            diverted,
+            ..
+        } = self;
+        edu.as_mut().is_some_and(|edu| {
+            edu.interrupt(pci, &mut |message| match diverted {
+                Some(messages) => messages.push(message),
+                None => interrupts.send(edu::place(), message),
             })
         })
     }

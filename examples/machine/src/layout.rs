@@ -12,8 +12,18 @@ pub const ACPI_TABLES: u64 = 0xe_0000;
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// The I/O APIC.
 pub const IOAPIC: u64 = 0xfec0_0000;
+/// Its id.
+pub const IOAPIC_ID: u8 = 1;
 /// The local APIC after reset.
 pub const LAPIC: u64 = 0xfee0_0000;
+
+/// The remapping unit: chipsets have it here, and guests that look for no table expect it.
+pub const IOMMU: u64 = 0xfed9_0000;
+/// Bytes of its registers.
+pub const IOMMU_LENGTH: u64 = vtd::registers::LENGTH;
+/// Bus, device and function that the I/O APIC's messages come from: 00:04.0, as if it were part of that
+/// function. The function is there with the test device only, whose guests say that its pin's messages are its own.
+pub const IOAPIC_SOURCE: u16 = (EDU_SLOT as u16) << 3;
 
 /// The descriptor table that the boot protocol asks for.
 pub const BOOT_GDT: u64 = 0x500;
@@ -48,6 +58,12 @@ pub const NETWORK_MEMORY: u32 = 0xfeb0_0000;
 pub const NETWORK_PORTS: u16 = 0xc000;
 /// The interrupt that its INTA# is wired to.
 pub const NETWORK_IRQ: u8 = 11;
+/// Device number of the bus master for test guests.
+pub const EDU_SLOT: u8 = 4;
+/// Where its registers are after reset.
+pub const EDU_MEMORY: u32 = 0xfe00_0000;
+/// The interrupt that its INTA# is wired to.
+pub const EDU_IRQ: u8 = 10;
 /// The window for the memory of PCI functions.
 pub const PCI_MEMORY: std::ops::RangeInclusive<u32> = 0xe000_0000..=0xfebf_ffff;
 /// The window for their ports.

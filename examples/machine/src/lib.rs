@@ -17,13 +17,15 @@ mod user_network;
 pub use acpi::{PciRoot, acpi_tables};
 pub use board::{
     APIC_TIMER_HZ, Adapter, AdapterKind, Board, BoardConfig, Chipset, Console, Device, Exits,
-    NetworkConfig, Outcome, TSC_HZ, VirtioExits, VirtioPci, Wire,
+    IommuConfig, NetworkConfig, Outcome, TSC_HZ, VirtioExits, VirtioPci, Wire,
 };
 pub use dbt::{CpuModel, DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
 pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;
 pub use probe::Probe;
+pub use vtd::iotlb::IotlbCounters;
+pub use vtd::{Capabilities, Counters};
 pub use x86_dbt::PagingObserver;
 
 pub use start_state::{DescriptorTable, Segment, StartState};

@@ -88,11 +88,12 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         console: Box::new(std::io::sink()),
         network: None,
+        iommu: None,
     });
     let began = Instant::now();
     match engine.run(&mut board, Duration::from_secs(1))? {

@@ -38,7 +38,7 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         initrd: initrd.as_deref(),
         command_line: &args.cmdline,
         entry: ElfEntry::Auto,
-        acpi: Some(&machine::acpi_tables(PciRoot::Hidden)),
+        acpi: Some(&machine::acpi_tables(PciRoot::Hidden, None)),
     };
     let start = kernel::load(&ram, &guest)?;
     let mut engine = DbtEngine::new(&ram, &start, Chipset::M1, CpuModel::Default)?;
@@ -47,10 +47,11 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         ram: bytes,
         unix_seconds: 0,
         ns_per_instruction: 1,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         network: None,
+        iommu: None,
         console: Box::new(std::io::stderr()),
     });
     // As long as the program: the observer outlives all borrows.

@@ -6,10 +6,13 @@ use apic::{
     msi_message,
 };
 use pc_devices::I8259Pair;
-use pci_config::MsiMessage;
+use pci_config::{Bdf, MsiMessage};
 
+use vtd::SourceId;
+
+use super::remapping::Remapping;
 use super::{APIC_TIMER_HZ, Chipset, TSC_HZ};
-use crate::layout::{IOAPIC, NETWORK_IRQ, SCI};
+use crate::layout::{IOAPIC, IOAPIC_ID, IOAPIC_SOURCE, NETWORK_IRQ, SCI};
 
 #[derive(Debug)]
 pub(super) struct Interrupts {
@@ -23,10 +26,12 @@ pub(super) struct Interrupts {
 struct Apics {
     lapics: [LocalApic; 1],
     ioapic: IoApic,
+    /// What all but the local APICs' own messages go through.
+    remapping: Option<Remapping>,
 }
 
 impl Interrupts {
-    pub(super) fn new(chipset: Chipset) -> Self {
+    pub(super) fn new(chipset: Chipset, remapping: Option<Remapping>) -> Self {
         let mut pic = I8259Pair::new();
         let apics = (chipset == Chipset::M1).then(|| {
             // Firmware makes the SCI and PCI's interrupt level triggered.
@@ -41,7 +46,8 @@ impl Interrupts {
                     tsc_hz: TSC_HZ,
                     physical_address_bits: 40,
                 })],
-                ioapic: IoApic::new(1, IoApicVersion::V20),
+                ioapic: IoApic::new(IOAPIC_ID, IoApicVersion::V20),
+                remapping,
             }
         });
         Self {
@@ -68,11 +74,14 @@ impl Interrupts {
         self.settle();
     }
 
-    /// Delivers a write to where local APICs listen; any other is lost.
-    pub(super) fn send(&mut self, message: MsiMessage) {
-        if let Some(apics) = &mut self.apics
-            && let Some(message) = msi_message(message.address, message.data)
-        {
+    /// Delivers a write by a function to where local APICs listen; any other is lost.
+    pub(super) fn send(&mut self, source: Bdf, message: MsiMessage) {
+        let Some(apics) = &mut self.apics else { return };
+        let message = match &apics.remapping {
+            Some(remapping) => remapping.remap(SourceId(source.requester_id()), message),
+            None => msi_message(message.address, message.data),
+        };
+        if let Some(message) = message {
             apics.deliver(&message, None);
         }
     }
@@ -187,8 +196,22 @@ impl Apics {
     }
 
     fn drain(&mut self) {
-        let Self { lapics, ioapic } = self;
-        ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
+        let Self {
+            lapics,
+            ioapic,
+            remapping,
+        } = self;
+        let Some(remapping) = remapping else {
+            return ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
+        };
+        let source = SourceId(IOAPIC_SOURCE);
+        ioapic.send_pending_writes(|address, data| {
+            let message = remapping.remap(source, MsiMessage { address, data });
+            message.is_some_and(|message| deliver(&message, lapics, None) > 0)
+        });
+        remapping.settle(|message| {
+            deliver(&message, lapics, None);
+        });
     }
 
     fn deliver(&mut self, message: &Message, sender: Option<usize>) {

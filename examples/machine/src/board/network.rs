@@ -3,12 +3,16 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use e1000::{Compat, E1000, E1000Config};
 use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin, Msi, MsiMessage};
 use virtio_net::NetFeatures;
+use vm_memory::{Bytes, GuestAddress};
 
 use super::dma::{Dma, Written};
+use super::remapping::Remapping;
+use super::ring_memory::RingMemory;
 use super::virtio_pci::VirtioPci;
 use crate::kernel::Ram;
 use crate::layout::{NETWORK_IRQ, NETWORK_MEMORY, NETWORK_PORTS, NETWORK_SLOT};
@@ -46,6 +50,8 @@ pub struct NetworkConfig {
     pub service_ns: u64,
     /// Whether the adapter can interrupt by messages: MSI, or MSI-X for virtio.
     pub messages: bool,
+    /// A fault of the adapter's: with the first frame that it sends it writes to this address, and reads there.
+    pub planted_dma: Option<u64>,
 }
 
 impl fmt::Debug for NetworkConfig {
@@ -55,6 +61,7 @@ impl fmt::Debug for NetworkConfig {
             .field("mac", &self.mac)
             .field("service_ns", &self.service_ns)
             .field("messages", &self.messages)
+            .field("planted_dma", &self.planted_dma)
             .finish_non_exhaustive()
     }
 }
@@ -74,6 +81,7 @@ pub(super) struct Network {
     wire: Box<dyn Wire>,
     service_ns: u64,
     service_at: Option<u64>,
+    planted_dma: Option<u64>,
     /// The e1000's; virtio keeps its own table.
     msi: Option<Msi>,
     /// The e1000's level when it was last looked at: a message goes out when it rises.
@@ -84,8 +92,16 @@ pub(super) struct Network {
 
 impl Network {
     /// Puts the function on the bus, as firmware leaves it, and answers what is behind it.
-    pub(super) fn new(config: NetworkConfig, bus: &mut Bus<ConfigSpace>) -> Self {
-        let memory = Rc::new(Dma::new(config.ram.clone()));
+    /// Without `remapping` its memory is memory as it is.
+    pub(super) fn new(
+        config: NetworkConfig,
+        bus: &mut Bus<ConfigSpace>,
+        remapping: Option<&Remapping>,
+    ) -> Self {
+        let memory = Rc::new(match remapping {
+            Some(remapping) => remapping.memory_of(place()),
+            None => Dma::new(config.ram.clone()),
+        });
         let mut msi = None;
         let (adapter, function) = match config.adapter {
             AdapterKind::E1000 => {
@@ -100,8 +116,15 @@ impl Network {
             }
             AdapterKind::Virtio(features) => {
                 let memory = Rc::clone(&memory);
+                let (rings, features) = match remapping {
+                    Some(_) => (
+                        RingMemory::Translated(Rc::clone(&memory)),
+                        NetFeatures(features.0 | NetFeatures::ACCESS_PLATFORM.0),
+                    ),
+                    None => (RingMemory::Plain(Arc::new(config.ram)), features),
+                };
                 let (device, function) =
-                    VirtioPci::new(config.mac, features, config.ram, memory, config.messages);
+                    VirtioPci::new(config.mac, features, rings, memory, config.messages);
                 (Adapter::Virtio(Box::new(device)), function)
             }
         };
@@ -113,6 +136,7 @@ impl Network {
             wire: config.wire,
             service_ns: config.service_ns,
             service_at: None,
+            planted_dma: config.planted_dma,
             msi,
             level: false,
             waiting: VecDeque::new(),
@@ -242,6 +266,9 @@ impl Network {
         if !is_bus_master(bus) {
             return;
         }
+        if let Some(address) = self.planted_dma.take() {
+            stray(&self.memory, GuestAddress(address));
+        }
         let wire = &mut self.wire;
         let mut send = |frame: &[u8]| wire.send(frame, now);
         match &mut self.adapter {
@@ -280,6 +307,12 @@ impl Network {
     }
 }
 
+/// What a broken adapter does; an adapter learns of no fault.
+fn stray(memory: &Dma, address: GuestAddress) {
+    let _ = memory.write_obj(u32::MAX, address);
+    let _ = memory.read_obj::<u32>(address);
+}
+
 /// The offset of `address` in the function's memory window, where the guest put it.
 pub(super) fn memory_offset(bus: &Bus<ConfigSpace>, address: u64) -> Option<u64> {
     offset_in(bus, 0, address)
@@ -301,7 +334,7 @@ fn is_bus_master(bus: &Bus<ConfigSpace>) -> bool {
         .is_some_and(ConfigSpace::is_bus_master)
 }
 
-fn place() -> Bdf {
+pub(super) fn place() -> Bdf {
     Bdf::new(0, NETWORK_SLOT, 0).expect("device 3, function 0")
 }
 

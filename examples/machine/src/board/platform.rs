@@ -2,10 +2,13 @@
 
 use apic::ApicEvent;
 use pc_devices::TestDevice;
+use pci_config::ConfigMechanism1;
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
+use super::edu::Edu;
 use super::interrupts::Window;
-use super::network::{memory_offset, port_offset};
+use super::network::{Network, memory_offset, port_offset};
+use super::remapping::Remapping;
 use super::{Board, Device, TSC_HZ};
 
 impl PortIo for Board {
@@ -39,7 +42,10 @@ impl PortIo for Board {
                     device.read(port, data);
                 }
             }
-            Device::PciConfig => self.pci_mechanism.read(&mut self.pci, port, data),
+            Device::PciConfig => {
+                let port = self.pci_data_port(port);
+                self.pci_mechanism.read(&mut self.pci, port, data);
+            }
             Device::Network => match self.network_port(port) {
                 Some((network, offset)) => network.port_read(offset, data),
                 None => data.fill(0xff),
@@ -81,7 +87,13 @@ impl PortIo for Board {
                     device.write(port, data);
                 }
             }
-            Device::PciConfig => self.pci_mechanism.write(&mut self.pci, port, data),
+            Device::PciConfig => {
+                if let (CF8, [low, ..]) = (port, data) {
+                    self.pci_low_bits = low & 3;
+                }
+                let port = self.pci_data_port(port);
+                self.pci_mechanism.write(&mut self.pci, port, data);
+            }
             Device::Network => {
                 let (now, offset) = (self.now(), port_offset(&self.pci, port));
                 if let (Some(network), Some(offset)) = (&mut self.network, offset) {
@@ -99,7 +111,7 @@ impl PortIo for Board {
 impl Mmio for Board {
     fn mmio_read(&mut self, gpa: u64, data: &mut [u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.pci_read(gpa, data);
+            return self.remapping_read(gpa, data);
         };
         let device = device_of(window);
         self.count(device, false);
@@ -115,12 +127,15 @@ impl Mmio for Board {
     }
 
     fn take_written(&mut self) -> Option<(u64, u64)> {
-        self.network.as_ref()?.take_written()
+        let by_adapter = self.network.as_ref().and_then(Network::take_written);
+        by_adapter
+            .or_else(|| self.remapping.as_ref()?.take_written())
+            .or_else(|| self.edu.as_ref()?.take_written())
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
         let Some((window, offset)) = self.interrupts.window(gpa) else {
-            return self.pci_write(gpa, data);
+            return self.remapping_write(gpa, data);
         };
         let device = device_of(window);
         self.count(device, true);
@@ -232,10 +247,36 @@ impl Clock for Board {
 }
 
 impl Board {
+    /// Test guests put the lower two bits of a register into the address, where PCI 3.0 (3.2.2.3.2) has zeros,
+    /// and read it at 0xcfc: for them, and them alone, the bits count, as they do in QEMU.
+    fn pci_data_port(&self, port: u16) -> u16 {
+        match self.test_device {
+            Some(_) if port == CFC => port | u16::from(self.pci_low_bits),
+            _ => port,
+        }
+    }
+
+    fn remapping_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let (Some(offset), Some(remapping)) = (Remapping::offset(gpa), &self.remapping) else {
+            return self.pci_read(gpa, data);
+        };
+        remapping.read(offset, data);
+        self.count(Device::Iommu, false);
+    }
+
+    fn remapping_write(&mut self, gpa: u64, data: &[u8]) {
+        let (Some(offset), Some(remapping)) = (Remapping::offset(gpa), &self.remapping) else {
+            return self.pci_write(gpa, data);
+        };
+        remapping.write(offset, data);
+        self.count(Device::Iommu, true);
+        self.settle();
+    }
+
     fn pci_read(&mut self, gpa: u64, data: &mut [u8]) {
         let offset = memory_offset(&self.pci, gpa);
         let (Some(offset), true) = (offset, self.network.is_some()) else {
-            return self.test_read(gpa, data);
+            return self.edu_read(gpa, data);
         };
         self.count(Device::Network, false);
         self.advance(Device::Network);
@@ -248,7 +289,7 @@ impl Board {
     fn pci_write(&mut self, gpa: u64, data: &[u8]) {
         let offset = memory_offset(&self.pci, gpa);
         let (Some(offset), true) = (offset, self.network.is_some()) else {
-            return self.test_write(gpa, data);
+            return self.edu_write(gpa, data);
         };
         self.count(Device::Network, true);
         self.advance(Device::Network);
@@ -256,6 +297,23 @@ impl Board {
         if let Some(network) = &mut self.network {
             network.write(offset, data, now, &self.pci);
         }
+        self.settle();
+    }
+
+    fn edu_read(&mut self, gpa: u64, data: &mut [u8]) {
+        let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &self.edu) else {
+            return self.test_read(gpa, data);
+        };
+        edu.read(offset, data);
+        self.count(Device::Test, false);
+    }
+
+    fn edu_write(&mut self, gpa: u64, data: &[u8]) {
+        let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &mut self.edu) else {
+            return self.test_write(gpa, data);
+        };
+        edu.write(offset, data, &self.pci);
+        self.count(Device::Test, true);
         self.settle();
     }
 
@@ -297,6 +355,9 @@ fn register_of(index: u32) -> Option<u8> {
     let number = index.checked_sub(0x800)?;
     u8::try_from(number).ok().filter(|&number| number < 64)
 }
+
+const CF8: u16 = ConfigMechanism1::BASE;
+const CFC: u16 = CF8 + 4;
 
 fn device_of(window: Window) -> Device {
     match window {

@@ -48,6 +48,8 @@ pub enum Device {
     LocalApic,
     /// The I/O APIC.
     IoApic,
+    /// The remapping unit.
+    Iommu,
     /// Ports where there is nothing.
     UnassignedPort,
     /// Addresses where there is nothing.
@@ -56,7 +58,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -75,6 +77,7 @@ impl Device {
         Self::Network,
         Self::LocalApic,
         Self::IoApic,
+        Self::Iommu,
         Self::UnassignedPort,
         Self::UnassignedMemory,
     ];
@@ -101,6 +104,7 @@ impl Device {
             Self::Network => "network adapter",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
+            Self::Iommu => "remapping unit",
             Self::UnassignedPort => "no device (port)",
             Self::UnassignedMemory => "no device (memory)",
         }
@@ -132,7 +136,7 @@ pub(super) fn port_bus(config: &BoardConfig) -> PioBus<Device> {
     if config.disk.is_some() {
         register(Ata::<Vec<u8>>::PORTS, Device::Disk);
     }
-    if config.test_device {
+    if config.test_device.is_some() {
         register(TestDevice::PORTS, Device::Test);
     }
     if config.chipset == Chipset::M1 {

@@ -25,11 +25,12 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         ram: 128 << 20,
         unix_seconds: 1_000_000_000,
         ns_per_instruction: 10,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
+        iommu: None,
     });
     (board, output)
 }

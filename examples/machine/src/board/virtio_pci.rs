@@ -5,16 +5,13 @@
 
 use std::fmt;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use pci_config::{BarKind, ConfigSpace, Header, MsiMessage, MsixTable};
 use virtio_net::{NetFeatures, RxOutcome, VirtioNet};
-use virtqueue::{Config, HostRing, Layout, Notify, QueueSet};
+use virtqueue::{Config, Layout, Notify, QueueSet};
 
 use super::dma::Dma;
-use crate::kernel::Ram;
-
-type Rings = HostRing<Arc<Ram>>;
+use super::ring_memory::{AnyRing, RingMemory};
 
 /// Exits by structure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,9 +29,9 @@ pub struct VirtioExits {
 /// The function's registers and queues.
 pub struct VirtioPci {
     net: VirtioNet,
-    ram: Arc<Ram>,
+    rings: RingMemory,
     memory: Rc<Dma>,
-    queues: QueueSet<Rings>,
+    queues: QueueSet<AnyRing>,
     programmed: [Programmed; QUEUES],
     queue_select: u16,
     device_feature_select: u32,
@@ -67,7 +64,7 @@ impl VirtioPci {
     pub(super) fn new(
         mac: [u8; 6],
         offered: NetFeatures,
-        ram: Ram,
+        rings: RingMemory,
         memory: Rc<Dma>,
         messages: bool,
     ) -> (Self, ConfigSpace) {
@@ -80,7 +77,7 @@ impl VirtioPci {
         });
         let device = Self {
             net: VirtioNet::new(mac, offered),
-            ram: Arc::new(ram),
+            rings,
             memory,
             queues: QueueSet::new(VirtioNet::QUEUES),
             programmed: [Programmed::RESET; QUEUES],
@@ -475,10 +472,8 @@ impl VirtioPci {
             self.status &= !FEATURES_OK;
         }
         if set & DRIVER_OK != 0 && self.status & FEATURES_OK != 0 {
-            let ram = &self.ram;
-            let started = self
-                .queues
-                .start(|config| HostRing::new(config, Arc::clone(ram)));
+            let rings = &self.rings;
+            let started = self.queues.start(|config| rings.ring(config));
             if let Err((queue, _)) = started {
                 self.after(queue.into(), None);
             }

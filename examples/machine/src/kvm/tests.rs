@@ -47,11 +47,12 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,
-        test_device: false,
+        test_device: None,
         disk: None,
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
+        iommu: None,
     });
     let stop = engine.run(&mut board, Duration::from_secs(20)).unwrap();
     let output = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();

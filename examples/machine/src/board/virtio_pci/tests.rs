@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use virtqueue::{DriverQueue, Segment};
 use vm_memory::GuestAddress;
 
@@ -13,7 +15,8 @@ fn device() -> VirtioPci {
 fn device_and_function() -> (VirtioPci, ConfigSpace) {
     let ram = allocate_ram(1 << 20).unwrap();
     let memory = Rc::new(Dma::new(ram.clone()));
-    VirtioPci::new(MAC, NetFeatures::ALL, ram, memory, true)
+    let rings = RingMemory::Plain(Arc::new(ram));
+    VirtioPci::new(MAC, NetFeatures::ALL, rings, memory, true)
 }
 
 /// The level of INTA#, and the messages' data.
@@ -69,7 +72,7 @@ fn a_driver_starts_the_device_and_sends() {
 /// A packet through the transmit queue, as its only one.
 fn send(device: &mut VirtioPci) {
     let config = *device.queues.running(TRANSMIT).expect("it runs").config();
-    let ring = HostRing::new(&config, Arc::clone(&device.ram)).unwrap();
+    let ring = device.rings.ring(&config).unwrap();
     let mut driver = DriverQueue::new(&config, ring, None).unwrap();
     let packet = Segment {
         address: GuestAddress(0x8000),
