@@ -100,6 +100,7 @@ impl Prepared {
             disk: None,
             firmware_files: Vec::new(),
             console: Box::new(console.clone()),
+            x2apic: true,
             iommu: None,
             network: Some(NetworkConfig {
                 adapter: self.net.adapter(),
