@@ -193,6 +193,8 @@ pub(crate) enum CpuArg {
     Max,
     /// All that is implemented, by Intel's rules where AMD's differ.
     MaxIntel,
+    /// All that is implemented but x2APIC mode.
+    MaxXapic,
 }
 
 /// The machines by their option values.

@@ -101,6 +101,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
             firmware_files: firmware_files.clone(),
             console,
             network,
+            x2apic: args.cpu != CpuArg::MaxXapic,
             iommu: args.iommu.map(|iommu| IommuConfig {
                 capabilities: iommu.capabilities(),
                 ram: memory.clone(),
@@ -214,6 +215,7 @@ fn model(args: &Args) -> CpuModel {
         CpuArg::Default => CpuModel::Default,
         CpuArg::Max => CpuModel::Max,
         CpuArg::MaxIntel => CpuModel::MaxIntel,
+        CpuArg::MaxXapic => CpuModel::MaxXapic,
     }
 }
 

@@ -85,6 +85,7 @@ impl Scripted {
         let console = Captured::default();
         let mut board = Board::new(BoardConfig {
             chipset: Chipset::M1,
+            x2apic: true,
             ram: RAM,
             unix_seconds: 1_800_000_000,
             ns_per_instruction: setup.ns_per_instruction,

@@ -78,6 +78,8 @@ pub struct BoardConfig {
     pub console: Console,
     /// A network adapter, on chipset M1.
     pub network: Option<NetworkConfig>,
+    /// Whether local APICs have x2APIC mode.
+    pub x2apic: bool,
     /// A remapping unit before all devices that reach memory by themselves, on chipset M1.
     pub iommu: Option<IommuConfig>,
 }
@@ -197,7 +199,7 @@ impl Board {
         let mut board = Self {
             chipset: config.chipset,
             ports,
-            interrupts: Interrupts::new(config.chipset, remapping.clone()),
+            interrupts: Interrupts::new(config.chipset, config.x2apic, remapping.clone()),
             pit: I8254::new(),
             rtc,
             kbc: I8042::new(),

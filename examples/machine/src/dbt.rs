@@ -38,6 +38,8 @@ pub enum CpuModel {
     Max,
     /// All that is implemented, of a processor that follows Intel's rules where AMD's differ.
     MaxIntel,
+    /// All that is implemented but x2APIC mode; the board is built without it, too.
+    MaxXapic,
 }
 
 /// What a run cost.
@@ -69,7 +71,7 @@ impl DbtEngine {
     ) -> Result<Self, EngineError> {
         let pinned = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
         let vendor = match model {
-            CpuModel::Default | CpuModel::Max => Vendor::Amd,
+            CpuModel::Default | CpuModel::Max | CpuModel::MaxXapic => Vendor::Amd,
             CpuModel::MaxIntel => Vendor::Intel,
         };
         let cpuid = Cpuid::new(vendor, features(chipset, model), TSC_HZ);
@@ -188,6 +190,10 @@ fn features(chipset: Chipset, model: CpuModel) -> Features {
     let all = match model {
         CpuModel::Default => Features::DEFAULT,
         CpuModel::Max | CpuModel::MaxIntel => Features::ALL,
+        CpuModel::MaxXapic => Features {
+            leaf1_ecx: Features::ALL.leaf1_ecx & !ECX_X2APIC,
+            ..Features::ALL
+        },
     };
     match chipset {
         Chipset::M1 => all,

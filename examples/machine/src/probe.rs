@@ -93,6 +93,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
         firmware_files: Vec::new(),
         console: Box::new(std::io::sink()),
         network: None,
+        x2apic: true,
         iommu: None,
     });
     let began = Instant::now();

@@ -51,6 +51,7 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         disk: None,
         firmware_files: Vec::new(),
         network: None,
+        x2apic: true,
         iommu: None,
         console: Box::new(std::io::stderr()),
     });

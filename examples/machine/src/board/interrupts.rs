@@ -31,7 +31,7 @@ struct Apics {
 }
 
 impl Interrupts {
-    pub(super) fn new(chipset: Chipset, remapping: Option<Remapping>) -> Self {
+    pub(super) fn new(chipset: Chipset, x2apic: bool, remapping: Option<Remapping>) -> Self {
         let mut pic = I8259Pair::new();
         let apics = (chipset == Chipset::M1).then(|| {
             // Firmware makes the SCI and PCI's interrupt level triggered.
@@ -40,7 +40,7 @@ impl Interrupts {
                 lapics: [LocalApic::new(LocalApicConfig {
                     id: 0,
                     bootstrap: true,
-                    x2apic: true,
+                    x2apic,
                     virtual_wire: true,
                     timer_hz: APIC_TIMER_HZ,
                     tsc_hz: TSC_HZ,

@@ -30,6 +30,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
+        x2apic: true,
         iommu: None,
     });
     (board, output)

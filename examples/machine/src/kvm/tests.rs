@@ -52,6 +52,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
         firmware_files: Vec::new(),
         console: Box::new(output.clone()),
         network: None,
+        x2apic: true,
         iommu: None,
     });
     let stop = engine.run(&mut board, Duration::from_secs(20)).unwrap();

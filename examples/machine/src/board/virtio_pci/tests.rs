@@ -233,3 +233,137 @@ fn registers_survive_a_driver_that_writes_anything() {
         device.flush_receive();
     }
 }
+
+/// Tables of a remapping unit: three levels for the function at 00:03.0, whose low pages lead to themselves.
+mod behind_a_unit {
+    use std::sync::Mutex;
+
+    use vm_memory::Bytes;
+    use vtd::registers::{GCMD, IOTLB, IVT, RTADDR, SRTP, TE};
+    use vtd::{Capabilities, SourceId, Unit};
+
+    use super::*;
+    use crate::kernel::Ram;
+
+    const ROOT: u64 = 0x8_0000;
+    const PAGES: u64 = 0x8_4000;
+    const SOURCE: SourceId = SourceId::new(0, 3, 0);
+
+    struct Machine {
+        device: VirtioPci,
+        unit: Arc<Mutex<Unit>>,
+        ram: Ram,
+    }
+
+    impl Machine {
+        fn new() -> Self {
+            let ram = allocate_ram(1 << 20).unwrap();
+            let unit = Arc::new(Mutex::new(Unit::new(Capabilities::legacy())));
+            let memory = Rc::new(Dma::behind(Arc::clone(&unit), ram.clone(), SOURCE));
+            let rings = RingMemory::Translated(Rc::clone(&memory));
+            let features = NetFeatures(NetFeatures::ALL.0 | NetFeatures::ACCESS_PLATFORM.0);
+            let (device, _) = VirtioPci::new(MAC, features, rings, memory, true);
+            let machine = Self { device, unit, ram };
+            let context = ROOT + 0x1000 + u64::from(SOURCE.function()) * 16;
+            let words = [
+                (ROOT, 0x8_1001),
+                (context, 0x8_2001),
+                (context + 8, 0x101),
+                (0x8_2000, 0x8_3003),
+                (0x8_3000, PAGES | 3),
+            ];
+            for (at, word) in words {
+                machine.poke(at, word);
+            }
+            for page in 0..0x80 {
+                machine.lead(page << 12, page << 12 | 3);
+            }
+            machine.command(RTADDR, &ROOT.to_le_bytes());
+            machine.command(GCMD, &SRTP.to_le_bytes());
+            machine.command(GCMD, &TE.to_le_bytes());
+            machine
+        }
+
+        fn poke(&self, at: u64, word: u64) {
+            self.ram.write_obj(word, GuestAddress(at)).unwrap();
+        }
+
+        /// Writes the entry of a page.
+        fn lead(&self, page: u64, entry: u64) {
+            self.poke(PAGES + (page >> 12) * 8, entry);
+        }
+
+        fn lead_rings(&self, base: u64) {
+            for page in [0x1000, 0x2000, 0x3000, 0x4000] {
+                self.lead(page, (base + page) | 3);
+            }
+        }
+
+        fn command(&self, register: u64, bytes: &[u8]) {
+            self.unit.lock().unwrap().write(&self.ram, register, bytes);
+        }
+
+        fn invalidate(&self) {
+            self.command(IOTLB, &(IVT | 1 << 60).to_le_bytes());
+        }
+
+        /// Offers the packet at 0x8000 as the `count`th, in rings at `base`, and lets the device work.
+        fn send(&mut self, base: u64, count: u16) -> usize {
+            self.poke(base + 0x1000, 0x8000);
+            self.poke(base + 0x1008, 76);
+            let slot = base + 0x3004 + u64::from(count - 1) * 2;
+            self.ram.write_obj(0_u16, GuestAddress(slot)).unwrap();
+            let index = GuestAddress(base + 0x3002);
+            self.ram.write_obj(count, index).unwrap();
+            self.device.write(NOTIFY + 4, &[1, 0]);
+            let mut frames = 0;
+            self.device.process(&mut |_| frames += 1);
+            frames
+        }
+
+        fn used(&self, base: u64) -> u16 {
+            self.ram.read_obj(GuestAddress(base + 0x4002)).unwrap()
+        }
+    }
+
+    #[test]
+    fn rings_are_where_the_unit_says_at_each_access() {
+        let mut machine = Machine::new();
+        let [old, new] = [0x1_0000, 0x2_0000];
+        machine.lead_rings(old);
+        let features = NetFeatures(NetFeatures::VERSION_1.0 | NetFeatures::ACCESS_PLATFORM.0);
+        start(&mut machine.device, features);
+        assert_eq!((machine.send(old, 1), machine.used(old)), (1, 1));
+
+        // The driver moves the rings; until it invalidates, the old place may be used, and is.
+        machine.lead_rings(new);
+        assert_eq!((machine.send(old, 2), machine.used(old)), (1, 2));
+        let mut rings = vec![0; 0x5000];
+        let at = GuestAddress(old);
+        machine.ram.read_slice(&mut rings, at).unwrap();
+        machine.ram.write_slice(&rings, GuestAddress(new)).unwrap();
+        machine.invalidate();
+        assert_eq!((machine.send(new, 3), machine.used(new)), (1, 3));
+        assert_eq!(machine.used(old), 2);
+
+        // It takes the used ring away: the device breaks, and memory stays as it is.
+        machine.lead(0x4000, 0);
+        machine.invalidate();
+        machine.send(new, 4);
+        assert_eq!((machine.used(old), machine.used(new)), (2, 3));
+        assert_ne!(get(&mut machine.device, 0x14, 1) & 0x40, 0, "NEEDS_RESET");
+        let faults = machine.unit.lock().unwrap().counters().faults_recorded;
+        assert!(faults > 0);
+    }
+
+    #[test]
+    fn a_driver_that_passes_the_unit_by_is_refused() {
+        let mut machine = Machine::new();
+        let device = &mut machine.device;
+        set(device, 0x14, 3, 1);
+        set(device, 0x08, 1, 4);
+        set(device, 0x0c, 1, 4);
+        set(device, 0x14, 0xb, 1);
+        assert_eq!(get(device, 0x14, 1) & 8, 0, "FEATURES_OK");
+    }
+}
