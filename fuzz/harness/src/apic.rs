@@ -170,7 +170,17 @@ impl Interrupts {
 
     fn settle(&mut self) {
         let Self { lapics, ioapic, .. } = self;
-        ioapic.send_pending(|message| deliver(message, lapics, None) > 0);
+        // As writes, for remapping, pins send the same.
+        let (mut writes, mut messages) = (Vec::new(), Vec::new());
+        ioapic.clone().send_pending_writes(|address, data| {
+            writes.extend(msi_message(address, data));
+            false
+        });
+        ioapic.send_pending(|message| {
+            messages.push(*message);
+            deliver(message, lapics, None) > 0
+        });
+        assert_eq!(writes, messages);
         ioapic.send_pending(|_| panic!("each pin sends once until something happens"));
     }
 

@@ -263,3 +263,103 @@ fn the_host_bridge_answers_beside_the_reset_register() {
     board.port_write(0xcf9, &[6]);
     assert_eq!(board.outcome(), Some(Outcome::Reset));
 }
+
+/// A board with a remapping unit and the bus master for test guests, and its memory.
+fn board_behind_a_unit() -> (Board, Ram) {
+    let ram = crate::kernel::allocate_ram(1 << 20).unwrap();
+    let board = Board::new(BoardConfig {
+        chipset: Chipset::M1,
+        ram: 1 << 20,
+        unix_seconds: 0,
+        ns_per_instruction: 10,
+        test_device: Some(ram.clone()),
+        disk: None,
+        firmware_files: Vec::new(),
+        console: Box::new(io::sink()),
+        network: None,
+        x2apic: true,
+        iommu: Some(IommuConfig {
+            capabilities: vtd::Capabilities::legacy(),
+            ram: ram.clone(),
+        }),
+    });
+    (board, ram)
+}
+
+fn unit_write(board: &mut Board, register: u64, value: u32) {
+    board.mmio_write(crate::layout::IOMMU + register, &value.to_le_bytes());
+}
+
+fn unit_read(board: &mut Board, register: u64) -> u32 {
+    let mut data = [0; 4];
+    board.mmio_read(crate::layout::IOMMU + register, &mut data);
+    u32::from_le_bytes(data)
+}
+
+/// Has the bus master write eight bytes of zero to an address.
+fn edu_dma(board: &mut Board, address: u64) {
+    let edu = u64::from(crate::layout::EDU_MEMORY);
+    for (register, value) in [(0x80, 0x4_0000), (0x88, address), (0x90, 8), (0x98, 3)] {
+        board.mmio_write(edu + register, &value.to_le_bytes());
+    }
+}
+
+#[test]
+fn a_function_is_held_to_its_tables_and_its_fault_interrupts() {
+    use vm_memory::{Bytes, GuestAddress};
+    use vtd::registers::{FEADDR, FECTL, FEDATA, FRCD, GCMD, RTADDR, SRTP, TE};
+
+    let (mut board, ram) = board_behind_a_unit();
+    let words = || [0x5000, 0x6000].map(|at| ram.read_obj::<u64>(GuestAddress(at)).unwrap());
+    for at in [0x5000, 0x6000] {
+        ram.write_obj(u64::MAX, GuestAddress(at)).unwrap();
+    }
+    lapic_write(&mut board, 0xf0, 0x1ff);
+    // Memory and bus master of 00:04.0.
+    board.port_write(0xcf8, &0x8000_2004_u32.to_le_bytes());
+    board.port_write(0xcfc, &6_u16.to_le_bytes());
+    edu_dma(&mut board, 0x5000);
+    assert_eq!(words(), [0, u64::MAX], "as it is, until it is enabled");
+    assert_eq!(board.take_written(), Some((0x5000, 8)));
+
+    for (register, value) in [(FEDATA, 0x61), (FEADDR, 0xfee0_0000), (FECTL, 0)] {
+        unit_write(&mut board, register, value);
+    }
+    unit_write(&mut board, RTADDR, 0x1_0000);
+    unit_write(&mut board, GCMD, SRTP);
+    unit_write(&mut board, GCMD, TE);
+    edu_dma(&mut board, 0x6000);
+    assert_eq!(words(), [0, u64::MAX]);
+    assert_eq!(board.take_written(), None);
+    assert_eq!(board.acknowledge(), Some(0x61));
+    assert_eq!(unit_read(&mut board, FRCD + 8), 0x20, "who");
+    assert_eq!(unit_read(&mut board, FRCD + 12), 1 << 31 | 1, "why");
+}
+
+#[test]
+fn the_ioapic_and_functions_are_held_to_the_interrupt_table() {
+    use vm_memory::{Bytes, GuestAddress};
+    use vtd::registers::{GCMD, IRE, IRTA, SIRTP};
+
+    let (mut board, ram) = board_behind_a_unit();
+    lapic_write(&mut board, 0xf0, 0x1ff);
+    out(&mut board, 0x21, 0xff);
+    out(&mut board, 0xa1, 0xff);
+    init_pit(&mut board);
+    // Entry 1: vector 0x52, for the I/O APIC's source id alone.
+    let entry = [0x52_0001, 1 << 18 | u64::from(crate::layout::IOAPIC_SOURCE)];
+    for (at, word) in (0x2_0010..).step_by(8).zip(entry) {
+        ram.write_obj::<u64>(word, GuestAddress(at)).unwrap();
+    }
+    unit_write(&mut board, IRTA, 0x2_0007);
+    unit_write(&mut board, GCMD, SIRTP);
+    unit_write(&mut board, GCMD, IRE);
+    // In the clear: blocked. By index: the entry's vector, not the pin's.
+    ioapic_route(&mut board, 2, 0x30);
+    assert!(board.skip_idle());
+    assert_eq!(board.acknowledge(), None);
+    board.mmio_write(0xfec0_0000, &0x15_u32.to_le_bytes());
+    board.mmio_write(0xfec0_0010, &(1_u32 << 17 | 1 << 16).to_le_bytes());
+    assert!(board.skip_idle());
+    assert_eq!(board.acknowledge(), Some(0x52));
+}
