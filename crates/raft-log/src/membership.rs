@@ -26,8 +26,8 @@ pub enum MembershipError {
     /// More than [`Membership::MEMBERS_MAX`].
     #[error("too many members")]
     TooMany,
-    /// The target of a change names outgoing voters itself.
-    #[error("the target of a change is itself joint")]
+    /// One end of a change names outgoing voters itself.
+    #[error("one end of a change is itself joint")]
     Joint,
     /// A server is both voter and learner.
     #[error("server {0} is both voter and learner")]
@@ -40,11 +40,14 @@ pub enum MembershipError {
     WitnessChangesRole(NodeId),
 }
 
-/// How an election stands.
+/// How a vote stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tally {
+pub enum Tally {
+    /// A majority agrees; while joint, a majority of each.
     Won,
+    /// None can any more.
     Lost,
+    /// It depends on those who have not answered.
     Open,
 }
 
@@ -115,7 +118,19 @@ impl Membership {
     }
 
     /// The membership between this one and `target`: joint unless the voters stay the same.
-    pub(crate) fn toward(&self, target: &Self) -> Result<Self, MembershipError> {
+    ///
+    /// # Errors
+    ///
+    /// [`MembershipError`] if one of the two is joint, or they cannot follow each other.
+    pub fn toward(&self, target: &Self) -> Result<Self, MembershipError> {
+        if self.is_joint() {
+            return Err(MembershipError::Joint);
+        }
+        self.before(target)
+    }
+
+    /// The same without a look at whether a change is under way.
+    pub(crate) fn before(&self, target: &Self) -> Result<Self, MembershipError> {
         target.validate()?;
         if target.is_joint() {
             return Err(MembershipError::Joint);
@@ -139,8 +154,8 @@ impl Membership {
         joint.validate().map(|()| joint)
     }
 
-    /// The membership after a joint one.
-    pub(crate) fn leave(&self) -> Self {
+    /// The membership after a joint one; of another, itself.
+    pub fn leave(&self) -> Self {
         Self {
             voters: self.voters.clone(),
             outgoing: BTreeSet::new(),
@@ -164,7 +179,8 @@ impl Membership {
         self.reached(|id| u64::from(yes(id))) == 1
     }
 
-    pub(crate) fn tally(&self, vote: impl Fn(NodeId) -> Option<bool>) -> Tally {
+    /// How a vote stands, if `vote` says who has answered what.
+    pub fn tally(&self, vote: impl Fn(NodeId) -> Option<bool>) -> Tally {
         if self.agreed(|id| vote(id) == Some(true)) {
             Tally::Won
         } else if self.agreed(|id| vote(id) != Some(false)) {

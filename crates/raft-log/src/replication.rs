@@ -281,8 +281,9 @@ impl Raft {
             progress.acked_round = progress.acked_round.max(round);
         }
         progress.nudge();
+        let probing = matches!(progress.mode, Mode::Probe { .. });
         let (behind, snapshot) = (
-            progress.matched < last,
+            probing || progress.matched < last,
             matches!(progress.mode, Mode::Snapshot { .. }),
         );
         if snapshot {
