@@ -33,7 +33,7 @@ mod transfer;
 pub mod wal;
 
 pub use boot::Boot;
-pub use entry::{Entry, HardState, Index, NodeId, Payload, Position, Term, Time};
+pub use entry::{Entries, Entry, HardState, Index, NodeId, Payload, Position, Term, Time};
 pub use error::{BootError, ProposeError, ReadError, StepError};
 pub use log::Log;
 pub use membership::{Membership, MembershipError, Tally};
