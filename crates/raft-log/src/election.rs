@@ -35,7 +35,10 @@ impl Raft {
         match body {
             Body::RequestVote { pre, last, .. } => self.hear_request(from, term, pre, last),
             Body::Vote { pre, granted } => self.hear_vote(from, term, pre, granted),
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Chunk { .. } => {
+            Body::Append { .. }
+            | Body::Committed { .. }
+            | Body::Heartbeat { .. }
+            | Body::Chunk { .. } => {
                 self.hear_leader(from)?;
                 self.follow_leader(from, body)?;
             }
@@ -86,7 +89,9 @@ impl Raft {
                 hint: Position::default(),
                 lost: false,
             },
-            Body::Heartbeat { .. } | Body::Chunk { .. } => Body::HeartbeatAck { round: 0 },
+            Body::Committed { .. } | Body::Heartbeat { .. } | Body::Chunk { .. } => {
+                Body::HeartbeatAck { round: 0 }
+            }
             Body::RequestVote { pre, .. } => Body::Vote {
                 pre: *pre,
                 granted: false,

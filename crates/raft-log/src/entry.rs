@@ -2,6 +2,8 @@
 
 use alloc::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::Membership;
 
 /// Names a server; any number.
@@ -31,6 +33,9 @@ pub struct Entry {
     /// What it says.
     pub payload: Payload,
 }
+
+/// Entries on their way: one alone, as under light load, needs no memory of its own.
+pub type Entries = SmallVec<[Entry; 1]>;
 
 /// What an entry says.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

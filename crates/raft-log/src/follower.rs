@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::mutation::broken;
 use crate::raft::Raft;
 use crate::snapshot::Incoming;
-use crate::{Body, Entry, Index, NodeId, Payload, Position, Snapshot, StepError};
+use crate::{Body, Entries, Entry, Index, NodeId, Payload, Position, Snapshot, StepError};
 
 /// Indexes above this are a peer's mistake; it leaves room for what is added to them.
 const INDEX_MAX: Index = 1 << 62;
@@ -17,7 +17,18 @@ impl Raft {
                 prev,
                 commit,
                 entries,
-            } => self.hear_append(from, prev, commit, entries),
+            } => {
+                let answer = self.hear_append(prev, commit, entries)?;
+                self.promise(from, self.hard.term, answer);
+                Ok(())
+            }
+            Body::Committed { last, index } => {
+                let answer = self.hear_append(last, index, Entries::new())?;
+                if matches!(answer, Body::Rejected { .. }) {
+                    self.promise(from, self.hard.term, answer);
+                }
+                Ok(())
+            }
             Body::Heartbeat { commit, round } => {
                 self.commit_to(commit.min(self.log.last().index));
                 self.promise(from, self.hard.term, Body::HeartbeatAck { round });
@@ -42,11 +53,10 @@ impl Raft {
 
     fn hear_append(
         &mut self,
-        from: NodeId,
         prev: Position,
         commit: Index,
-        entries: Vec<Entry>,
-    ) -> Result<(), StepError> {
+        entries: Entries,
+    ) -> Result<Body, StepError> {
         self.check_entries(prev, &entries)?;
         let answer = if prev.index < self.commit {
             // What is committed here is in every leader's log.
@@ -76,8 +86,7 @@ impl Raft {
                 lost: self.log.last() < self.hard.floor,
             }
         };
-        self.promise(from, self.hard.term, answer);
-        Ok(())
+        Ok(answer)
     }
 
     fn check_entries(&self, prev: Position, entries: &[Entry]) -> Result<(), StepError> {
@@ -99,7 +108,7 @@ impl Raft {
     }
 
     /// Keeps what is there, replaces what conflicts, adds what is new.
-    fn take_entries(&mut self, entries: Vec<Entry>) -> Result<(), StepError> {
+    fn take_entries(&mut self, entries: Entries) -> Result<(), StepError> {
         for entry in entries {
             let same = match self.log.term(entry.at.index) {
                 Some(term) => term == entry.at.term || broken!(self.options, CompareIndexOnly),

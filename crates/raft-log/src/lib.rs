@@ -33,10 +33,10 @@ mod transfer;
 pub mod wal;
 
 pub use boot::Boot;
-pub use entry::{Entry, HardState, Index, NodeId, Payload, Position, Term, Time};
+pub use entry::{Entries, Entry, HardState, Index, NodeId, Payload, Position, Term, Time};
 pub use error::{BootError, ProposeError, ReadError, StepError};
 pub use log::Log;
-pub use membership::{Membership, MembershipError};
+pub use membership::{Membership, MembershipError, Tally};
 pub use message::{Action, Body, Message, SnapshotId, Ticket, Write};
 #[cfg(feature = "mutation")]
 pub use mutation::Mutation;

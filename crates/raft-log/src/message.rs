@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::{Entry, HardState, Index, Membership, NodeId, Position, Snapshot, Term};
+use crate::{Entries, HardState, Index, Membership, NodeId, Position, Snapshot, Term};
 
 /// One message between two servers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,7 +40,14 @@ pub enum Body {
         /// How far the leader has committed.
         commit: Index,
         /// Entries that follow `prev` without a gap.
-        entries: Vec<Entry>,
+        entries: Entries,
+    },
+    /// More is committed. Answered only by a follower that lacks the entry.
+    Committed {
+        /// The last entry that was sent.
+        last: Position,
+        /// How far the leader has committed.
+        index: Index,
     },
     /// The follower's log is the leader's up to here, on disk.
     Appended {
@@ -116,7 +123,7 @@ pub struct Write {
     /// The snapshot replaces the whole log, not only the part that it covers.
     pub discard_log: bool,
     /// Entries that replace everything from the first one's index on.
-    pub entries: Vec<Entry>,
+    pub entries: Entries,
 }
 
 /// What the driver must do, in this order.
@@ -132,7 +139,7 @@ pub enum Action {
     /// Make something durable. Later messages may leave meanwhile.
     Write(Write),
     /// Run committed entries, then confirm with [`Raft::applied`](crate::Raft::applied).
-    Apply(Vec<Entry>),
+    Apply(Entries),
     /// Replace the state machine by this snapshot.
     Restore(Snapshot),
     /// A read may be served once the state machine has run the entry at `index`.

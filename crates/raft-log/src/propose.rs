@@ -1,7 +1,6 @@
 //! Commands from clients.
 
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::ops::Range;
 
 use crate::raft::Raft;
@@ -49,11 +48,6 @@ impl Raft {
     }
 
     pub(crate) fn replicate_new(&mut self) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        for id in leader.progress.keys().copied().collect::<Vec<_>>() {
-            self.replicate(id, false);
-        }
+        self.replicate_to_each(false);
     }
 }

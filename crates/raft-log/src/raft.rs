@@ -302,9 +302,8 @@ impl Raft {
     }
 
     fn hand_out_promises(&mut self) -> bool {
-        let promised = mem::take(&mut self.promised);
-        let any = !promised.is_empty();
-        for (to, message) in promised {
+        let any = !self.promised.is_empty();
+        for (to, message) in self.promised.drain(..) {
             let early = match message.body {
                 Body::Appended { .. } => broken!(self.options, AcknowledgeBeforeDurable),
                 Body::Vote { .. } => broken!(self.options, VoteBeforeDurable),

@@ -29,7 +29,7 @@ impl Raft {
         if !ready && !broken!(self.options, OverlappingChanges) {
             return Err(ProposeError::ChangePending);
         }
-        let mut next = self.log.membership().toward(target)?;
+        let mut next = self.log.membership().before(target)?;
         if broken!(self.options, NoJointPhase) {
             next = next.leave();
         }

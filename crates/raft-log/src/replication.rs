@@ -1,12 +1,10 @@
 //! What a leader sends, and what it makes of the answers (section 5.3).
 
-use alloc::vec::Vec;
-
 use crate::mutation::broken;
 use crate::progress::Mode;
 use crate::raft::Raft;
 use crate::role::Role;
-use crate::{Body, Entry, Index, NodeId, Position, SnapshotId, StepError};
+use crate::{Body, Entries, Entry, Index, NodeId, Position, SnapshotId, StepError};
 
 impl Raft {
     pub(crate) fn lead_follower(&mut self, from: NodeId, body: &Body) -> Result<(), StepError> {
@@ -95,11 +93,22 @@ impl Raft {
 
     /// Sends as much as the limits allow to everybody, and the new commit index.
     pub(crate) fn replicate_to_all(&mut self) {
-        let Role::Leader(leader) = &self.role else {
-            return;
-        };
-        for id in leader.progress.keys().copied().collect::<Vec<_>>() {
-            self.replicate(id, true);
+        self.replicate_to_each(true);
+    }
+
+    pub(crate) fn replicate_to_each(&mut self, even_empty: bool) {
+        let mut next = self.follower_from(0);
+        while let Some(id) = next {
+            self.replicate(id, even_empty);
+            next = id.checked_add(1).and_then(|id| self.follower_from(id));
+        }
+    }
+
+    /// The leader's follower with the least name that is no less than `id`.
+    fn follower_from(&self, id: NodeId) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.progress.range(id..).next().map(|(id, _)| *id),
+            _ => None,
         }
     }
 
@@ -146,7 +155,7 @@ impl Raft {
             return false;
         };
         let mut entries = if paused {
-            Vec::new()
+            Entries::new()
         } else {
             self.log
                 .slice(progress.next, last, self.options.append_bytes)
@@ -224,10 +233,39 @@ impl Raft {
             leader.uncommitted_bytes = leader.uncommitted_bytes.saturating_sub(size);
         }
         self.commit = reached;
-        self.replicate_to_all();
+        self.tell_commit();
         self.continue_change();
         self.begin_reads();
         true
+    }
+
+    /// To whom everything was sent, only how far it is committed.
+    fn tell_commit(&mut self) {
+        let mut next = self.follower_from(0);
+        while let Some(id) = next {
+            match self.sent_to_end(id) {
+                Some(last) => self.send(
+                    id,
+                    Body::Committed {
+                        last,
+                        index: self.commit,
+                    },
+                ),
+                None => self.replicate(id, true),
+            }
+            next = id.checked_add(1).and_then(|id| self.follower_from(id));
+        }
+    }
+
+    /// The end of the log, if all of it is on its way to that follower.
+    fn sent_to_end(&self, id: NodeId) -> Option<Position> {
+        let Role::Leader(leader) = &self.role else {
+            return None;
+        };
+        let progress = leader.progress.get(&id)?;
+        let last = self.log.last();
+        let sent = progress.mode == Mode::Replicate && progress.next > last.index;
+        sent.then_some(last)
     }
 
     /// Heartbeats, and whether a majority and the disk are still there.
@@ -281,8 +319,9 @@ impl Raft {
             progress.acked_round = progress.acked_round.max(round);
         }
         progress.nudge();
+        let probing = matches!(progress.mode, Mode::Probe { .. });
         let (behind, snapshot) = (
-            progress.matched < last,
+            probing || progress.matched < last,
             matches!(progress.mode, Mode::Snapshot { .. }),
         );
         if snapshot {

@@ -5,9 +5,12 @@ use alloc::vec::Vec;
 
 use crate::{Membership, Position, SnapshotId};
 
-/// The state after some entry. Copies share their bytes.
+/// The state after some entry. Copies are the same one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Snapshot {
+pub struct Snapshot(Arc<Whole>);
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Whole {
     id: SnapshotId,
     membership: Arc<Membership>,
     data: Arc<[u8]>,
@@ -21,44 +24,44 @@ impl Snapshot {
             size: u64::try_from(data.len()).unwrap_or(u64::MAX),
             fingerprint: fnv1a(&data),
         };
-        Self {
+        Self(Arc::new(Whole {
             id,
             membership,
             data,
-        }
+        }))
     }
 
     /// What tells it apart.
     pub fn id(&self) -> SnapshotId {
-        self.id
+        self.0.id
     }
 
     /// The last entry that it covers.
     pub fn last(&self) -> Position {
-        self.id.last
+        self.0.id.last
     }
 
     /// The members at that entry.
     pub fn membership(&self) -> &Arc<Membership> {
-        &self.membership
+        &self.0.membership
     }
 
     /// The state.
     pub fn data(&self) -> &Arc<[u8]> {
-        &self.data
+        &self.0.data
     }
 
     /// The same without the state, for a witness.
     pub(crate) fn without_data(&self) -> Self {
-        Self::new(self.last(), self.membership.clone(), Arc::from([]))
+        Self::new(self.last(), self.membership().clone(), Arc::from([]))
     }
 
     /// Up to `limit` bytes from `offset` on.
     pub(crate) fn chunk(&self, offset: u64, limit: usize) -> Vec<u8> {
-        let start =
-            usize::try_from(offset).map_or(self.data.len(), |start| start.min(self.data.len()));
-        let end = self.data.len().min(start.saturating_add(limit));
-        self.data[start..end].to_vec()
+        let data = self.data();
+        let start = usize::try_from(offset).map_or(data.len(), |start| start.min(data.len()));
+        let end = data.len().min(start.saturating_add(limit));
+        data[start..end].to_vec()
     }
 }
 
@@ -109,10 +112,10 @@ mod tests {
         );
         let mut incoming = Incoming {
             id: whole.id(),
-            membership: whole.membership.clone(),
+            membership: whole.membership().clone(),
             data: Vec::new(),
         };
-        while incoming.received() < whole.id.size {
+        while incoming.received() < whole.id().size {
             incoming.data.extend(whole.chunk(incoming.received(), 3));
         }
         assert_eq!(incoming.clone().finish(), Some(whole.clone()));

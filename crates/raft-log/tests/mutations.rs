@@ -8,8 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use raft_log::sim::{Fault, Scenario, run};
 use raft_log::{Mutation, Options};
 use scripts::{
-    With, a_follower_acknowledges_only_what_it_has_matched,
-    a_follower_commits_only_what_it_has_matched,
+    With, a_candidate_counts_only_votes_of_its_term,
+    a_follower_acknowledges_only_what_it_has_matched, a_follower_commits_only_what_it_has_matched,
     a_restarted_server_does_not_vote_while_a_lease_may_last, a_transfer_ends_the_lease,
     an_old_entry_is_committed_only_with_a_new_one,
 };
@@ -53,6 +53,7 @@ fn find(mutation: Mutation) -> Option<(u64, String)> {
 /// The script that finds it.
 fn script(mutation: Mutation) -> Option<fn(With<'_>) -> bool> {
     Some(match mutation {
+        Mutation::CountOldVotes => a_candidate_counts_only_votes_of_its_term,
         Mutation::CommitOldTerm => an_old_entry_is_committed_only_with_a_new_one,
         Mutation::CommitUnmatched => a_follower_commits_only_what_it_has_matched,
         Mutation::AcknowledgeAll => a_follower_acknowledges_only_what_it_has_matched,

@@ -3,7 +3,8 @@
 mod scripts;
 
 use scripts::{
-    a_follower_acknowledges_only_what_it_has_matched, a_follower_commits_only_what_it_has_matched,
+    a_candidate_counts_only_votes_of_its_term, a_follower_acknowledges_only_what_it_has_matched,
+    a_follower_commits_only_what_it_has_matched,
     a_restarted_server_does_not_vote_while_a_lease_may_last, a_transfer_ends_the_lease,
     an_old_entry_is_committed_only_with_a_new_one,
 };
@@ -20,6 +21,9 @@ fn rules_that_chance_seldom_tests_hold() {
         &|options| options
     ));
     assert!(an_old_entry_is_committed_only_with_a_new_one(&|options| {
+        options
+    }));
+    assert!(a_candidate_counts_only_votes_of_its_term(&|options| {
         options
     }));
     assert!(a_transfer_ends_the_lease(&|options| options));

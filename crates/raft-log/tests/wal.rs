@@ -246,7 +246,7 @@ impl Model {
             hard_state: Some(hard_state),
             snapshot: Some(good.snapshot.clone()),
             discard_log: true,
-            entries,
+            entries: entries.into(),
             ..Write::default()
         });
         let wal = self.wal.as_mut().expect("an open log");

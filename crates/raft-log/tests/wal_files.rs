@@ -87,7 +87,7 @@ fn make(folder: &Path) -> Entry {
     };
     let write = Write {
         ticket: 1,
-        entries: vec![entry.clone()],
+        entries: [entry.clone()].into(),
         ..Write::default()
     };
     wal.append(write).expect("a write");

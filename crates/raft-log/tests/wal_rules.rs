@@ -353,7 +353,7 @@ fn at(term: u64, index: u64) -> Position {
 fn write(ticket: u64, entries: Vec<Entry>) -> Write {
     Write {
         ticket,
-        entries,
+        entries: entries.into(),
         ..Write::default()
     }
 }

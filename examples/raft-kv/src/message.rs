@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use raft_log::{Body, Entry, Index, Membership, Message, NodeId, Payload, Position, SnapshotId};
+use raft_log::{
+    Body, Entries, Entry, Index, Membership, Message, NodeId, Payload, Position, SnapshotId,
+};
 use serde::de::{Deserializer, Error, Visitor};
 use serde::ser::Serializer;
 use serde::{Deserialize, Serialize};
@@ -82,7 +84,12 @@ enum BodyDef {
         prev: Position,
         commit: Index,
         #[serde(with = "entries")]
-        entries: Vec<Entry>,
+        entries: Entries,
+    },
+    Committed {
+        #[serde(with = "PositionDef")]
+        last: Position,
+        index: Index,
     },
     Appended {
         index: Index,
@@ -130,7 +137,7 @@ mod entries {
         to.collect_seq(entries.iter().map(Borrowed))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Entry>, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Entries, D::Error> {
         let entries = Vec::<Owned>::deserialize(from)?;
         Ok(entries.into_iter().map(|Owned(entry)| entry).collect())
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
 use raft_log::{
-    Action, Body, Boot, Entry, Membership, Message, Options, Payload, Position, Raft, ReadMode,
-    Snapshot, Standing,
+    Action, Body, Boot, Entries, Entry, Membership, Message, Options, Payload, Position, Raft,
+    ReadMode, Snapshot, Standing,
 };
 
 const CALLS_MAX: usize = 200;
@@ -186,7 +186,7 @@ fn message(u: &mut Unstructured<'_>, raft: &Raft) -> Result<Message> {
         number(u, raft.term())?
     };
     let near = raft.log().last().index;
-    let body = match u.int_in_range(0..=9)? {
+    let body = match u.int_in_range(0..=10)? {
         0 => Body::RequestVote {
             pre: u.arbitrary()?,
             last: position(u, raft)?,
@@ -236,13 +236,17 @@ fn message(u: &mut Unstructured<'_>, raft: &Raft) -> Result<Message> {
                 bytes,
             }
         }
+        9 => Body::Committed {
+            last: position(u, raft)?,
+            index: number(u, near)?,
+        },
         _ => Body::TimeoutNow,
     };
     Ok(Message { term, body })
 }
 
-fn entries(u: &mut Unstructured<'_>, prev: Position) -> Result<Vec<Entry>> {
-    let mut entries = Vec::new();
+fn entries(u: &mut Unstructured<'_>, prev: Position) -> Result<Entries> {
+    let mut entries = Entries::new();
     let mut at = prev;
     for _ in 0..u.int_in_range(0..=3)? {
         at.index = if u.ratio(1, 16)? {

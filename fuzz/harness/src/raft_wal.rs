@@ -41,7 +41,7 @@ fn play(u: &mut Unstructured<'_>) -> Result<()> {
         payload: Payload::Empty,
     };
     let write = Write {
-        entries: vec![entry.clone()],
+        entries: [entry.clone()].into(),
         ..Write::default()
     };
     wal.append(write).expect("a log just opened");
@@ -68,7 +68,7 @@ fn written(u: &mut Unstructured<'_>) -> Result<Memory> {
             wal.storage_mut().fail(index % 4, Fault::Misdirected(by));
         }
         let write = Write {
-            entries: vec![entry],
+            entries: [entry].into(),
             ..Write::default()
         };
         wal.append(write).expect("a good disk");

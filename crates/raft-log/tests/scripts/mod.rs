@@ -58,14 +58,14 @@ fn with_stale_tail(with: With<'_>) -> (Raft, Vec<Message>) {
     let append = Body::Append {
         prev: Position::default(),
         commit: 0,
-        entries: entries(1, 1..=5),
+        entries: entries(1, 1..=5).into(),
     };
     hear(&mut raft, 1, 2, 1, append);
     let prev = Position { term: 1, index: 3 };
     let probe = Body::Append {
         prev,
         commit: 5,
-        entries: Vec::new(),
+        entries: Vec::new().into(),
     };
     let answers = hear(&mut raft, 2, 3, 2, probe);
     (raft, answers)
@@ -134,7 +134,7 @@ pub(crate) fn an_old_entry_is_committed_only_with_a_new_one(with: With<'_>) -> b
     let append = Body::Append {
         prev: Position::default(),
         commit: 0,
-        entries: entries(1, 1..=3),
+        entries: entries(1, 1..=3).into(),
     };
     hear(&mut raft, 1, 2, 1, append);
     raft.campaign(500);
@@ -146,4 +146,18 @@ pub(crate) fn an_old_entry_is_committed_only_with_a_new_one(with: With<'_>) -> b
     let early = raft.commit();
     hear(&mut raft, 500, 2, 2, Body::Appended { index: 4 });
     early == 0 && raft.commit() == 4
+}
+
+/// The vote for an election that was given up arrives in the next.
+pub(crate) fn a_candidate_counts_only_votes_of_its_term(with: With<'_>) -> bool {
+    let mut raft = server(with, false);
+    let vote = |pre| Body::Vote { pre, granted: true };
+    for (term, now) in [(1, 500), (2, 1_000)] {
+        raft.campaign(now);
+        settle(&mut raft, now);
+        hear(&mut raft, now, 2, term, vote(true));
+    }
+    assert_eq!(raft.term(), 2);
+    hear(&mut raft, 1_000, 3, 1, vote(false));
+    raft.standing() == Standing::Candidate
 }
