@@ -8,9 +8,9 @@
 #![expect(clippy::print_stdout, reason = "a bench reports")]
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use benches::Pages;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use guest_paging::vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use guest_paging::x86::{
@@ -139,7 +139,7 @@ impl Chase {
         let mut pages = Pages::new(self.pages);
         let mut x = 0;
         for _ in 0..count {
-            let page = pages.next();
+            let page = pages.draw();
             for (level, shift) in [(3, 27), (2, 18), (1, 9), (0, 0)] {
                 let first = usize::try_from(page >> shift).unwrap();
                 x = self.levels[level][first..][x];
@@ -154,7 +154,7 @@ impl Chase {
         let mut pages = Pages::new(self.pages);
         let mut last = 0;
         for _ in 0..count {
-            let gva = (pages.next() << 12) + (last >> 51);
+            let gva = (pages.draw() << 12) + (last >> 51);
             let mut entry = 0;
             for (level, shift) in [(3, 39), (2, 30), (1, 21), (0, 12)] {
                 let row = usize::try_from(gva >> shift).unwrap();
@@ -166,37 +166,12 @@ impl Chase {
     }
 }
 
-/// Page numbers in an order that no prefetcher follows (Knuth's MMIX generator).
-struct Pages {
-    state: u64,
-    mask: u64,
-}
-
-impl Pages {
-    /// Begins where none has begun before, or else large tables would be in the cache already.
-    fn new(pages: u64) -> Self {
-        static BEGUN: AtomicU64 = AtomicU64::new(0);
-        Self {
-            state: BEGUN.fetch_add(1, Ordering::Relaxed) << 40,
-            mask: pages - 1,
-        }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self
-            .state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        self.state >> 33 & self.mask
-    }
-}
-
 /// Walks of which each address is known ahead, so that a processor may overlap them.
 fn independent<M: TableMemory>(memory: &M, tables: &Tables, count: u64) -> u64 {
     let mut pages = Pages::new(tables.pages);
     let mut sum = 0_u64;
     for _ in 0..count {
-        sum = sum.wrapping_add(walk(memory, tables, pages.next() << 12, &mut ()));
+        sum = sum.wrapping_add(walk(memory, tables, pages.draw() << 12, &mut ()));
     }
     sum
 }
@@ -208,7 +183,7 @@ fn serial<M: TableMemory>(memory: &M, tables: &Tables, count: u64) -> u64 {
     for _ in 0..count {
         // Always zero, which only the last walk knows: no page has an address so high.
         let nothing = last >> 51;
-        last = walk(memory, tables, (pages.next() << 12) + nothing, &mut ());
+        last = walk(memory, tables, (pages.draw() << 12) + nothing, &mut ());
     }
     last
 }
@@ -234,7 +209,7 @@ fn references_per_walk<M: TableMemory>(memory: &M, tables: &Tables) -> f64 {
     let mut pages = Pages::new(tables.pages);
     let mut count = Count(0);
     for _ in 0..WALKS {
-        walk(memory, tables, pages.next() << 12, &mut count);
+        walk(memory, tables, pages.draw() << 12, &mut count);
     }
     count.0 as f64 / WALKS as f64
 }

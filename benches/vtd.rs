@@ -10,6 +10,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use benches::Pages;
 use vm_memory::iommu::Iotlb as Peer;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap, Permissions};
 use vtd::iotlb::{Entry, Iotlb, Kind, Rights, Space};
@@ -51,30 +52,6 @@ fn main() {
     let rounds = if test { 1 } else { 201 };
     lookups(rounds);
     unit(rounds);
-}
-
-/// Knuth's MMIX generator.
-struct Pages {
-    state: u64,
-    mask: u64,
-}
-
-impl Pages {
-    fn new(pages: u64) -> Self {
-        static BEGUN: AtomicU64 = AtomicU64::new(0);
-        Self {
-            state: BEGUN.fetch_add(1, Ordering::Relaxed) << 40,
-            mask: pages - 1,
-        }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.state = self
-            .state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        self.state >> 33 & self.mask
-    }
 }
 
 /// Where a page leads: never beside where its neighbour does, or vm-memory would merge the two.
@@ -130,7 +107,7 @@ fn floor(words: &[[u64; 2]], pages: u64) -> u64 {
     let mut order = Pages::new(pages);
     let mut sum = 0_u64;
     for _ in 0..LOOKUPS {
-        let [tag, value] = words[usize::try_from(order.next()).unwrap()];
+        let [tag, value] = words[usize::try_from(order.draw()).unwrap()];
         sum = sum.wrapping_add(tag ^ value);
     }
     sum
@@ -140,7 +117,7 @@ fn independent(iotlb: &mut Iotlb, pages: u64) -> u64 {
     let mut order = Pages::new(pages);
     let mut sum = 0_u64;
     for _ in 0..LOOKUPS {
-        let iova = order.next() << 12;
+        let iova = order.draw() << 12;
         let found = iotlb.lookup(SPACE, iova);
         sum = sum.wrapping_add(found.map_or(0, |entry| entry.translate(iova)));
     }
@@ -152,7 +129,7 @@ fn serial(iotlb: &mut Iotlb, pages: u64) -> u64 {
     let mut order = Pages::new(pages);
     let mut last = 0;
     for _ in 0..LOOKUPS {
-        let iova = (order.next() << 12) + (last >> 63);
+        let iova = (order.draw() << 12) + (last >> 63);
         let found = iotlb.lookup(SPACE, iova);
         last = found.map_or(0, |entry| entry.translate(iova));
     }
@@ -163,7 +140,7 @@ fn through_peer(iotlb: &Peer, pages: u64) -> u64 {
     let mut order = Pages::new(pages);
     let mut sum = 0_u64;
     for _ in 0..LOOKUPS {
-        let iova = GuestAddress(order.next() << 12);
+        let iova = GuestAddress(order.draw() << 12);
         let found = Peer::lookup(iotlb, iova, 64, Permissions::Read);
         let first = found.ok().and_then(|mut ranges| ranges.next());
         sum = sum.wrapping_add(first.map_or(0, |range| range.base.0));
@@ -215,7 +192,7 @@ impl Machine {
     }
 
     fn translate(&mut self, pages: &mut Pages) -> u64 {
-        let address = Iova(pages.next() << 12);
+        let address = Iova(pages.draw() << 12);
         let request = Request::new(NIC, address, AccessKind::Read);
         self.unit.translate(&self.memory, &request).unwrap().address
     }
@@ -240,7 +217,7 @@ impl Machine {
         let mut pages = Pages::new(PAGES);
         let invalidate = (registers::IVT | 3 << 60 | 1 << 32).to_le_bytes();
         for _ in 0..LOOKUPS {
-            let address = (pages.next() << 12 | mask).to_le_bytes();
+            let address = (pages.draw() << 12 | mask).to_le_bytes();
             self.unit.write(&self.memory, registers::IVA, &address);
             self.unit.write(&self.memory, registers::IOTLB, &invalidate);
         }
