@@ -92,6 +92,9 @@ pub(super) fn classify(i: &Instruction, op: &Op, floats: bool) -> Class {
     if i.encoding() != EncodingKind::Legacy || is_far_out(i) {
         return Class::Simulate;
     }
+    if let Some(text) = text(i) {
+        return Class::Text(text);
+    }
     match i.mnemonic() {
         M::Nop
         | M::Endbr64
@@ -113,7 +116,6 @@ pub(super) fn classify(i: &Instruction, op: &Op, floats: bool) -> Class {
         M::Call if is_near(i) => Class::Call,
         M::Call if is_near_indirect(i) => Class::CallIndirect,
         M::Ret if matches!(i.code(), Code::Retnq | Code::Retnq_imm16) => Class::Return,
-        _ if text(i).is_some() => text(i).map_or(Class::Simulate, Class::Text),
         _ if i.is_jcc_short_or_near() && i.op_kind(0) == OpKind::NearBranch64 => Class::Branch,
         _ if op.native.is_some() => float_class(i, op, floats),
         _ if is_plain(i) => plain(i, op),
