@@ -19,8 +19,8 @@ use vtd::dmar::Dmar;
 use vtd::{Capabilities, SourceId};
 
 use crate::layout::{
-    ACPI_PM, ACPI_TABLES, COM1, IOAPIC, IOAPIC_ID, IOAPIC_SOURCE, IOMMU, LAPIC, NETWORK_IRQ,
-    NETWORK_SLOT, PCI_MEMORY, PCI_PORTS, S5_SLEEP_TYPE, SCI,
+    ACPI_PM, ACPI_TABLES, ASSIGNED_IRQ, ASSIGNED_SLOT, COM1, IOAPIC, IOAPIC_ID, IOAPIC_SOURCE,
+    IOMMU, LAPIC, NETWORK_IRQ, NETWORK_SLOT, PCI_MEMORY, PCI_PORTS, S5_SLEEP_TYPE, SCI,
 };
 
 /// Whether the tables tell of a PCI bus. Without, no operating system looks for one.
@@ -28,7 +28,7 @@ use crate::layout::{
 pub enum PciRoot {
     /// They do not.
     Hidden,
-    /// They do, and where the network adapter's interrupt goes.
+    /// They do, and where the interrupts of its devices go.
     Shown,
 }
 
@@ -113,7 +113,9 @@ fn madt(pci: PciRoot) -> Sdt {
     madt.append_slice(&source_override(SCI, SCI, ACTIVE_HIGH | LEVEL));
     if pci == PciRoot::Shown {
         let flags = ACTIVE_HIGH | LEVEL;
-        madt.append_slice(&source_override(NETWORK_IRQ, NETWORK_IRQ, flags));
+        for irq in [ASSIGNED_IRQ, NETWORK_IRQ] {
+            madt.append_slice(&source_override(irq, irq, flags));
+        }
     }
     madt.append_slice(&local_apic_nmi());
     madt
@@ -153,7 +155,7 @@ fn dsdt(pci: PciRoot) -> Sdt {
     dsdt
 }
 
-/// Bus 0 with its windows, and the interrupt of its one device: 6.2.13 and PCI firmware 3.3.
+/// Bus 0 with its windows, and the interrupts of its devices: 6.2.13 and PCI firmware 3.3.
 fn pci_root(sink: &mut dyn AmlSink) {
     let bus = AddressSpace::new_bus_number(0_u16, 0);
     let configuration = IO::new(0xcf8, 0xcf8, 1, 8);
@@ -170,10 +172,14 @@ fn pci_root(sink: &mut dyn AmlSink) {
     let id = Name::new("_HID".into(), &EISAName::new("PNP0A03"));
     let number = Name::new("_UID".into(), &0_u8);
     // Any function of the slot, INTA#, no link device, a global system interrupt.
-    let address = u32::from(NETWORK_SLOT) << 16 | 0xffff;
-    let interrupt = u32::from(NETWORK_IRQ);
-    let route = Package::new(vec![&address, &0_u8, &0_u8, &interrupt]);
-    let routes = Name::new("_PRT".into(), &Package::new(vec![&route]));
+    let route = |slot: u8, irq: u8| (u32::from(slot) << 16 | 0xffff, u32::from(irq));
+    let (network, assigned) = (
+        route(NETWORK_SLOT, NETWORK_IRQ),
+        route(ASSIGNED_SLOT, ASSIGNED_IRQ),
+    );
+    let network = Package::new(vec![&network.0, &0_u8, &0_u8, &network.1]);
+    let assigned = Package::new(vec![&assigned.0, &0_u8, &0_u8, &assigned.1]);
+    let routes = Name::new("_PRT".into(), &Package::new(vec![&network, &assigned]));
     let root = Device::new(Path::new("PCI0"), vec![&id, &number, &settings, &routes]);
     Scope::new("_SB_".into(), vec![&root]).to_aml_bytes(sink);
 }

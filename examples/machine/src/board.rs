@@ -1,6 +1,7 @@
 //! The board: every device of the PC, wired, behind the traits that a processor asks of its
 //! platform.
 
+mod assigned;
 mod clock;
 mod com1;
 mod dma;
@@ -28,7 +29,8 @@ use vtd::Counters;
 use vtd::iotlb::IotlbCounters;
 
 use crate::kernel::Ram;
-use crate::layout::{ACPI_PM, EDU_IRQ, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
+use crate::layout::{ACPI_PM, ASSIGNED_IRQ, EDU_IRQ, LOW_RAM_END, NETWORK_IRQ, S5_SLEEP_TYPE, SCI};
+use assigned::Assigned;
 use clock::InstructionClock;
 use com1::Com1;
 use dma::Dma;
@@ -38,6 +40,10 @@ use interrupts::Interrupts;
 use network::{Network, port_offset};
 use remapping::Remapping;
 
+pub use assigned::{
+    AssignError, AssignedConfig, AssignedCounts, AssignedDevice, CONFIGURATION, DeviceMemory,
+    Signalling,
+};
 pub use com1::Console;
 pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};
 pub use ports::Device;
@@ -144,6 +150,7 @@ pub struct Board {
     pci_low_bits: u8,
     com1: Com1,
     network: Option<Network>,
+    assigned: Option<Assigned>,
     remapping: Option<Remapping>,
     /// Interrupt messages for controllers that are not the board's.
     diverted: Option<Vec<MsiMessage>>,
@@ -218,6 +225,7 @@ impl Board {
             pci_low_bits: 0,
             com1: Com1::new(config.console),
             network,
+            assigned: None,
             remapping,
             diverted: None,
             history: None,
@@ -228,6 +236,24 @@ impl Board {
         };
         board.settle();
         board
+    }
+
+    /// Gives the board a function that somebody else has.
+    ///
+    /// # Errors
+    ///
+    /// When the device is gone, or is not as PCI functions are.
+    ///
+    /// # Panics
+    ///
+    /// Without chipset M1, and if there is one already.
+    pub fn assign(&mut self, config: AssignedConfig) -> Result<(), AssignError> {
+        assert_eq!(self.chipset, Chipset::M1, "a function needs PCI");
+        assert!(self.assigned.is_none(), "there is a place for one");
+        let assigned = Assigned::new(config, &mut self.pci, self.remapping.as_ref())?;
+        self.assigned = Some(assigned);
+        self.settle();
+        Ok(())
     }
 
     /// Which devices there are.
@@ -353,6 +379,18 @@ impl Board {
         self.network.as_ref().map(Network::adapter)
     }
 
+    /// What the function that somebody else has did, if there is one.
+    #[must_use]
+    pub fn assigned(&self) -> Option<AssignedCounts> {
+        self.assigned.as_ref().map(Assigned::counts)
+    }
+
+    /// Why that function is gone, if it is.
+    #[must_use]
+    pub fn assigned_failure(&self) -> Option<&std::io::Error> {
+        self.assigned.as_ref().and_then(Assigned::failure)
+    }
+
     fn count(&mut self, device: Device, write: bool) {
         let exits = &mut self.exits[device as usize];
         exits.reads += u64::from(!write);
@@ -365,6 +403,7 @@ impl Board {
         }
         match port_offset(&self.pci, port) {
             Some(_) => Device::Network,
+            None if Assigned::offset(&self.pci, port.into(), true).is_some() => Device::Assigned,
             None => Device::UnassignedPort,
         }
     }
@@ -429,17 +468,23 @@ impl Board {
     fn settle(&mut self) {
         let network = self.settle_network();
         let edu = self.settle_edu();
+        let assigned = self.settle_assigned();
         let lines = u32::from(self.pit.irq())
             | u32::from(self.kbc.keyboard_irq()) << 1
             | u32::from(self.com1.level()) << 4
             | u32::from(self.rtc.irq()) << 8
             | u32::from(self.pm.sci()) << SCI
             | u32::from(edu) << EDU_IRQ
+            | u32::from(assigned) << ASSIGNED_IRQ
             | u32::from(network) << NETWORK_IRQ
             | u32::from(self.kbc.mouse_irq()) << 12
             | self.disk.as_ref().map_or(0, |disk| u32::from(disk.irq())) << Ata::<Vec<u8>>::IRQ
             | self.test_device.as_ref().map_or(0, TestDevice::lines);
         self.interrupts.set_lines(lines);
+        // The remapping unit has told of its tables now.
+        if let Some(assigned) = &mut self.assigned {
+            assigned.follow_mappings();
+        }
         self.note_requests();
         self.note_outcome();
         let lapic = self
@@ -452,6 +497,7 @@ impl Board {
             self.kbc.next_deadline(),
             self.pm.next_deadline(),
             self.network.as_ref().and_then(Network::next_deadline),
+            self.assigned.as_ref().and_then(Assigned::next_deadline),
             lapic,
         ];
         self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
@@ -488,6 +534,25 @@ impl Board {
                 Some(messages) => messages.push(message),
                 None => interrupts.send(edu::place(), message),
             })
+        })
+    }
+
+    /// The same of the function that somebody else has.
+    fn settle_assigned(&mut self) -> bool {
+        let now = self.now();
+        let Self {
+            assigned,
+            pci,
+            interrupts,
+            diverted,
+            ..
+        } = self;
+        let Some(assigned) = assigned else {
+            return false;
+        };
+        assigned.interrupt(now, pci, &mut |message| match diverted {
+            Some(messages) => messages.push(message),
+            None => interrupts.send(assigned::place(), message),
         })
     }
 

@@ -21,8 +21,7 @@ use crate::start_state::{self, StartState};
 pub struct DbtEngine {
     pub(crate) cpu: Cpu,
     ram: GuestMemoryMmap,
-    /// Idle time passes at once.
-    repeatable: bool,
+    idling: Idling,
     started: Instant,
     /// Host time spent executing, sleep left out.
     busy: Duration,
@@ -40,6 +39,17 @@ pub enum CpuModel {
     MaxIntel,
     /// All that is implemented but x2APIC mode; the board is built without it, too.
     MaxXapic,
+}
+
+/// How a halted guest's time passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idling {
+    /// At once.
+    Skip,
+    /// A guest that has been slow gets its idle time for nothing, one that is on time sleeps.
+    CatchUp,
+    /// As the host's.
+    WithHost,
 }
 
 /// What a run cost.
@@ -82,7 +92,7 @@ impl DbtEngine {
         Ok(Self {
             cpu,
             ram: ram.clone(),
-            repeatable: false,
+            idling: Idling::CatchUp,
             started,
             busy: Duration::ZERO,
         })
@@ -96,7 +106,13 @@ impl DbtEngine {
     /// Lets a halted guest's time pass at once instead of the host's, so that a run depends on
     /// nothing but what it starts from.
     pub fn make_repeatable(&mut self) {
-        self.repeatable = true;
+        self.idling = Idling::Skip;
+    }
+
+    /// Lets a halted guest's time pass as the host's does, however late the guest is: for devices that live in the
+    /// host's time, and would seem slow to a guest that catches up.
+    pub fn idle_with_host(&mut self) {
+        self.idling = Idling::WithHost;
     }
 
     /// A number that two machines in different states hardly share: registers, and all of memory.
@@ -147,7 +163,7 @@ impl DbtEngine {
                 Exit::Halt if !self.can_wake() && !board.interrupt_pending() => {
                     return Stop::Halted;
                 }
-                Exit::Halt if self.repeatable => {
+                Exit::Halt if self.idling == Idling::Skip => {
                     if !board.skip_idle() {
                         return Stop::Halted;
                     }
@@ -165,8 +181,7 @@ impl DbtEngine {
         self.cpu.registers().rflags & RFLAGS_IF != 0
     }
 
-    /// Lets a halted guest's time pass. It never runs ahead of the host's: a guest that has been slow gets its idle
-    /// time for nothing, one that is on time sleeps.
+    /// Lets a halted guest's time pass, which never runs ahead of the host's.
     fn idle(&self, board: &mut Board, end: Instant) {
         if board.interrupt_pending() {
             return;
@@ -175,8 +190,13 @@ impl DbtEngine {
             thread::sleep(end.saturating_duration_since(Instant::now()).min(NAP));
             return;
         };
-        let due = self.started + Duration::from_nanos(deadline);
-        let wait = due.saturating_duration_since(Instant::now());
+        let wait = match self.idling {
+            Idling::WithHost => Duration::from_nanos(deadline.saturating_sub(board.now())),
+            _ => {
+                let due = self.started + Duration::from_nanos(deadline);
+                due.saturating_duration_since(Instant::now())
+            }
+        };
         let left = end.saturating_duration_since(Instant::now());
         thread::sleep(wait.min(left));
         if wait <= left {

@@ -13,11 +13,13 @@ mod multiboot;
 mod tests;
 mod unpack;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use linux_loader::loader;
-use vm_memory::{GuestAddress, GuestMemoryMmap};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 pub use boot_data::write_boot_tables;
 pub use firmware::load_firmware;
@@ -37,6 +39,28 @@ pub fn allocate_ram(size: u64) -> Result<Ram, LoadError> {
     Ram::from_ranges(&ranges(size)).map_err(|source| LoadError::Ram { size, source })
 }
 
+/// The same, in files that another process can map and whose size nobody can change.
+///
+/// # Errors
+///
+/// When the host does not give it.
+pub fn allocate_shared_ram(size: u64) -> Result<Ram, LoadError> {
+    let file = |&(start, length): &(GuestAddress, usize)| {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("guest-ram", flags)?;
+        ftruncate(&file, length as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
+        let file = FileOffset::new(File::from(file), 0);
+        Ok((start, length, Some(file)))
+    };
+    let files: rustix::io::Result<Vec<_>> = ranges(size).iter().map(file).collect();
+    let files = files.map_err(|errno| LoadError::SharedRam {
+        size,
+        source: errno.into(),
+    })?;
+    Ram::from_ranges_with_files(files).map_err(|source| LoadError::Ram { size, source })
+}
+
 /// Where `size` bytes of RAM lie.
 fn ranges(size: u64) -> Vec<(GuestAddress, usize)> {
     let piece =
@@ -53,6 +77,15 @@ fn ranges(size: u64) -> Vec<(GuestAddress, usize)> {
 /// Why a guest cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The host gives no memory that could be shared.
+    #[error("cannot allocate {size} bytes of shared guest memory")]
+    SharedRam {
+        /// Bytes asked for.
+        size: u64,
+        /// What the host said.
+        #[source]
+        source: io::Error,
+    },
     /// The host cannot give that much memory.
     #[error("cannot allocate {size} bytes of guest memory")]
     Ram {

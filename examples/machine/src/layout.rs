@@ -64,6 +64,10 @@ pub const EDU_SLOT: u8 = 4;
 pub const EDU_MEMORY: u32 = 0xfe00_0000;
 /// The interrupt that its INTA# is wired to.
 pub const EDU_IRQ: u8 = 10;
+/// Device number of a function that is not the board's.
+pub const ASSIGNED_SLOT: u8 = 5;
+/// The interrupt that its INTA# is wired to.
+pub const ASSIGNED_IRQ: u8 = 5;
 /// The window for the memory of PCI functions.
 pub const PCI_MEMORY: std::ops::RangeInclusive<u32> = 0xe000_0000..=0xfebf_ffff;
 /// The window for their ports.

@@ -16,8 +16,9 @@ mod user_network;
 
 pub use acpi::{PciRoot, acpi_tables};
 pub use board::{
-    APIC_TIMER_HZ, Adapter, AdapterKind, Board, BoardConfig, Chipset, Console, Device, Exits,
-    IommuConfig, NetworkConfig, Outcome, TSC_HZ, VirtioExits, VirtioPci, Wire,
+    APIC_TIMER_HZ, Adapter, AdapterKind, AssignError, AssignedConfig, AssignedCounts,
+    AssignedDevice, Board, BoardConfig, CONFIGURATION, Chipset, Console, Device, DeviceMemory,
+    Exits, IommuConfig, NetworkConfig, Outcome, Signalling, TSC_HZ, VirtioExits, VirtioPci, Wire,
 };
 pub use dbt::{CpuModel, DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
@@ -25,7 +26,7 @@ pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;
 pub use probe::Probe;
 pub use vtd::iotlb::IotlbCounters;
-pub use vtd::{Capabilities, Counters};
+pub use vtd::{Capabilities, Counters, Features, Mapping};
 pub use x86_dbt::PagingObserver;
 
 pub use start_state::{DescriptorTable, Segment, StartState};

@@ -49,7 +49,8 @@ impl Dma {
         written.pop()
     }
 
-    fn note(&self, start: u64, length: u64) {
+    /// Says that a stretch was written, by whoever did.
+    pub(super) fn note(&self, start: u64, length: u64) {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
         match written.last_mut() {
             Some(last) if last.0 + last.1 == start => last.1 += length,

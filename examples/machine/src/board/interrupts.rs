@@ -12,7 +12,7 @@ use vtd::SourceId;
 
 use super::remapping::Remapping;
 use super::{APIC_TIMER_HZ, Chipset, TSC_HZ};
-use crate::layout::{IOAPIC, IOAPIC_ID, IOAPIC_SOURCE, NETWORK_IRQ, SCI};
+use crate::layout::{ASSIGNED_IRQ, IOAPIC, IOAPIC_ID, IOAPIC_SOURCE, NETWORK_IRQ, SCI};
 
 #[derive(Debug)]
 pub(super) struct Interrupts {
@@ -35,6 +35,7 @@ impl Interrupts {
         let mut pic = I8259Pair::new();
         let apics = (chipset == Chipset::M1).then(|| {
             // Firmware makes the SCI and PCI's interrupt level triggered.
+            pic.write(0x4d0, &[1 << ASSIGNED_IRQ]);
             pic.write(0x4d1, &[1 << (SCI - 8) | 1 << (NETWORK_IRQ - 8)]);
             Apics {
                 lapics: [LocalApic::new(LocalApicConfig {

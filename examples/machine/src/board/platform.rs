@@ -5,6 +5,7 @@ use pc_devices::TestDevice;
 use pci_config::ConfigMechanism1;
 use x86_dbt::{Clock, InterruptSource, Mmio, PortIo};
 
+use super::assigned::Assigned;
 use super::edu::Edu;
 use super::interrupts::Window;
 use super::network::{Network, memory_offset, port_offset};
@@ -50,6 +51,7 @@ impl PortIo for Board {
                 Some((network, offset)) => network.port_read(offset, data),
                 None => data.fill(0xff),
             },
+            Device::Assigned => self.assigned_read(port.into(), true, data),
             _ => data.fill(0xff),
         }
         if device != Device::UnassignedPort {
@@ -100,6 +102,7 @@ impl PortIo for Board {
                     network.port_write(offset, data, now, &self.pci);
                 }
             }
+            Device::Assigned => self.assigned_write(port.into(), true, data),
             _ => {}
         }
         if device != Device::UnassignedPort {
@@ -131,6 +134,7 @@ impl Mmio for Board {
         by_adapter
             .or_else(|| self.remapping.as_ref()?.take_written())
             .or_else(|| self.edu.as_ref()?.take_written())
+            .or_else(|| self.assigned.as_ref()?.take_written())
     }
 
     fn mmio_write(&mut self, gpa: u64, data: &[u8]) {
@@ -302,7 +306,7 @@ impl Board {
 
     fn edu_read(&mut self, gpa: u64, data: &mut [u8]) {
         let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &self.edu) else {
-            return self.test_read(gpa, data);
+            return self.other_read(gpa, data);
         };
         edu.read(offset, data);
         self.count(Device::Test, false);
@@ -310,11 +314,44 @@ impl Board {
 
     fn edu_write(&mut self, gpa: u64, data: &[u8]) {
         let (Some(offset), Some(edu)) = (Edu::offset(&self.pci, gpa), &mut self.edu) else {
-            return self.test_write(gpa, data);
+            return self.other_write(gpa, data);
         };
         edu.write(offset, data, &self.pci);
         self.count(Device::Test, true);
         self.settle();
+    }
+
+    fn other_read(&mut self, gpa: u64, data: &mut [u8]) {
+        if Assigned::offset(&self.pci, gpa, false).is_none() {
+            return self.test_read(gpa, data);
+        }
+        self.assigned_read(gpa, false, data);
+        self.count(Device::Assigned, false);
+        self.settle();
+    }
+
+    fn other_write(&mut self, gpa: u64, data: &[u8]) {
+        if Assigned::offset(&self.pci, gpa, false).is_none() {
+            return self.test_write(gpa, data);
+        }
+        self.assigned_write(gpa, false, data);
+        self.count(Device::Assigned, true);
+        self.settle();
+    }
+
+    fn assigned_read(&mut self, address: u64, ports: bool, data: &mut [u8]) {
+        data.fill(0xff);
+        let hit = Assigned::offset(&self.pci, address, ports);
+        if let (Some((bar, offset)), Some(assigned)) = (hit, &mut self.assigned) {
+            assigned.read(bar, offset, data);
+        }
+    }
+
+    fn assigned_write(&mut self, address: u64, ports: bool, data: &[u8]) {
+        let hit = Assigned::offset(&self.pci, address, ports);
+        if let (Some((bar, offset)), Some(assigned)) = (hit, &mut self.assigned) {
+            assigned.write(bar, offset, data);
+        }
     }
 
     fn test_read(&mut self, gpa: u64, data: &mut [u8]) {

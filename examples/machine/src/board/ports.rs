@@ -44,6 +44,8 @@ pub enum Device {
     Test,
     /// The network adapter.
     Network,
+    /// The function that is not the board's.
+    Assigned,
     /// The local APIC.
     LocalApic,
     /// The I/O APIC.
@@ -58,7 +60,7 @@ pub enum Device {
 
 impl Device {
     /// All devices, in the order of their discriminants.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Com1,
         Self::I8259,
         Self::I8254,
@@ -75,6 +77,7 @@ impl Device {
         Self::Disk,
         Self::Test,
         Self::Network,
+        Self::Assigned,
         Self::LocalApic,
         Self::IoApic,
         Self::Iommu,
@@ -102,6 +105,7 @@ impl Device {
             Self::Disk => "ATA disk",
             Self::Test => "test device",
             Self::Network => "network adapter",
+            Self::Assigned => "assigned device",
             Self::LocalApic => "local APIC",
             Self::IoApic => "I/O APIC",
             Self::Iommu => "remapping unit",

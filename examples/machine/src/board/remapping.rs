@@ -5,7 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use apic::{DeliveryMode, Destination, Message, Shorthand, Trigger, msi_message};
 use pci_config::{Bdf, MsiMessage};
-use vtd::{Capabilities, Event, RemappedInterrupt, RemappedMessage, SourceId, Unit};
+use vtd::{
+    Capabilities, Event, MappingObserver, RemappedInterrupt, RemappedMessage, Scope, Shadow,
+    ShadowError, SourceId, Unit,
+};
 
 use super::dma::Dma;
 use crate::kernel::Ram;
@@ -26,6 +29,7 @@ pub(super) struct Remapping {
     unit: Arc<Mutex<Unit>>,
     memory: Arc<Dma>,
     ram: Ram,
+    changed: Arc<Mutex<Vec<Scope>>>,
 }
 
 impl Remapping {
@@ -34,6 +38,7 @@ impl Remapping {
             unit: Arc::new(Mutex::new(Unit::new(config.capabilities))),
             memory: Arc::new(Dma::new(config.ram.clone())),
             ram: config.ram,
+            changed: Arc::default(),
         }
     }
 
@@ -91,6 +96,32 @@ impl Remapping {
         }
     }
 
+    /// Takes which mappings may have changed, for whoever copies them.
+    pub(super) fn take_changed(&self) -> Vec<Scope> {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *changed)
+    }
+
+    /// Brings a copy of a device's mappings up to date.
+    pub(super) fn copy(
+        &self,
+        shadow: &mut Shadow,
+        scope: Scope,
+        observer: &mut impl MappingObserver,
+    ) -> Result<(), ShadowError> {
+        shadow.update(&mut self.unit(), &*self.memory, scope, observer)
+    }
+
+    /// Nobody may be there to take them: few are kept, or the one that means all.
+    fn note_changed(&self, scope: Scope) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        if changed.len() < SCOPES_MAX {
+            changed.push(scope);
+        } else {
+            *changed = vec![Scope::All];
+        }
+    }
+
     /// Takes the unit's own messages, and lets its queue go on.
     pub(super) fn settle(&self, mut send: impl FnMut(Message)) {
         let mut unit = self.unit();
@@ -98,11 +129,13 @@ impl Remapping {
             let mut taken = false;
             while let Some(event) = unit.next_event() {
                 taken = true;
-                // The board's devices keep no translations, ask for no pages, and nothing copies mappings.
-                if let Event::Message(message) = event
-                    && let Some(message) = msi_message_extended(message.address, message.data)
-                {
-                    send(message);
+                match event {
+                    Event::Message(message) => {
+                        msi_message_extended(message.address, message.data).map(&mut send);
+                    }
+                    Event::MappingsChanged(scope) => self.note_changed(scope),
+                    // The board's devices keep no translations and ask for no pages.
+                    Event::DeviceTlb(_) | Event::PageResponse(_) => {}
                 }
             }
             if !taken {
@@ -160,6 +193,8 @@ fn msi_message_extended(address: u64, data: u32) -> Option<Message> {
     })
 }
 
+/// Changes of mappings that are kept apart.
+const SCOPES_MAX: usize = 256;
 /// Addresses of interrupts, without their lower 20 bits.
 const INTERRUPT_RANGE: u64 = 0xfee;
 /// Times that the queue is let go on in one step; it has at most 2^15 descriptors, and stands still for 64 events.
