@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use machine::kernel::Ram;
-use machine::{AssignedDevice, DeviceMemory, Mapping, Signalling};
+use machine::{AssignedDevice, DeviceMemory, DmaRange, Signalling};
 use vfio_user::{
     Access, Direction, DmaMap, IrqInfo, RegionInfo, Reply, Request, SetIrqs, Version, errno, irq,
     region,
@@ -19,7 +19,6 @@ use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::events;
 use crate::link::{Link, refusal};
-use crate::piece::{Piece, pieces};
 use crate::socket::{Received, Socket};
 
 /// How the device reaches the guest's memory.
@@ -185,33 +184,23 @@ impl VfioUserDevice {
         Ok(())
     }
 
-    /// Lets the device reach a piece of RAM, in the file that it is in.
-    fn dma_map(&mut self, piece: &Piece, mapping: Mapping) -> Result<()> {
+    fn dma_map(&mut self, range: &DmaRange) -> Result<()> {
         let ram = self.ram.clone();
-        let region = ram.find_region(GuestAddress(piece.address));
-        let region = region.context("a piece of RAM is in RAM")?;
+        let region = ram.find_region(GuestAddress(range.address));
+        let region = region.context("a range of RAM is in RAM")?;
         let file = region
             .file_offset()
             .context("the guest's RAM is in no file")?;
         let map = Request::DmaMap(DmaMap {
             direction: Direction {
-                read: mapping.read,
-                write: mapping.write,
+                read: range.read,
+                write: range.write,
             },
-            offset: file.start() + (piece.address - region.start_addr().0),
-            address: piece.iova,
-            size: piece.size,
+            offset: file.start() + (range.address - region.start_addr().0),
+            address: range.iova,
+            size: range.size,
         });
         self.ask(&map, &[file.file().as_fd()], None).map(drop)
-    }
-
-    fn dma_unmap(&mut self, piece: &Piece) -> Result<()> {
-        let unmap = Request::DmaUnmap {
-            all: false,
-            address: piece.iova,
-            size: piece.size,
-        };
-        self.ask(&unmap, &[], None).map(drop)
     }
 }
 
@@ -284,18 +273,18 @@ impl AssignedDevice for VfioUserDevice {
         self.way == DmaWay::Mapped
     }
 
-    fn map(&mut self, iova: u64, mapping: Mapping) -> io::Result<()> {
-        for piece in pieces(&self.ram, iova, &mapping) {
-            self.dma_map(&piece, mapping).map_err(io::Error::other)?;
-        }
-        Ok(())
+    fn map(&mut self, range: &DmaRange) -> io::Result<()> {
+        self.dma_map(range).map_err(io::Error::other)
     }
 
-    fn unmap(&mut self, iova: u64, mapping: Mapping) -> io::Result<()> {
-        for piece in pieces(&self.ram, iova, &mapping) {
-            self.dma_unmap(&piece).map_err(io::Error::other)?;
-        }
-        Ok(())
+    fn unmap(&mut self, range: &DmaRange) -> io::Result<()> {
+        let unmap = Request::DmaUnmap {
+            all: false,
+            address: range.iova,
+            size: range.size,
+        };
+        let done = self.ask(&unmap, &[], None);
+        done.map(drop).map_err(io::Error::other)
     }
 }
 

@@ -7,7 +7,6 @@ mod events;
 mod guest;
 mod link;
 mod nic;
-mod piece;
 mod server;
 mod socket;
 mod vfio;

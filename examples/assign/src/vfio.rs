@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use machine::kernel::Ram;
-use machine::{AssignedDevice, DeviceMemory, Mapping, Signalling};
+use machine::{AssignedDevice, DeviceMemory, DmaRange, Signalling};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DMA_MAP_FLAG_READ, VFIO_DMA_MAP_FLAG_WRITE, VFIO_PCI_INTX_IRQ_INDEX,
     VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_TYPE, vfio_iommu_type1_dma_map,
@@ -20,8 +20,6 @@ use vfio_bindings::bindings::vfio::{
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
-use crate::piece::{Piece, pieces};
 
 /// The function, taken from the host's drivers.
 pub struct VfioPciDevice {
@@ -83,27 +81,6 @@ impl VfioPciDevice {
         }
         Ok(())
     }
-
-    fn dma_map(&self, piece: &Piece, mapping: &Mapping) -> io::Result<()> {
-        let pointer = self.ram.get_host_address(GuestAddress(piece.address));
-        let flag = |set, flag| if set { flag } else { 0 };
-        let map = vfio_iommu_type1_dma_map {
-            argsz: u32::try_from(size_of::<vfio_iommu_type1_dma_map>()).expect("a few words"),
-            flags: flag(mapping.read, VFIO_DMA_MAP_FLAG_READ)
-                | flag(mapping.write, VFIO_DMA_MAP_FLAG_WRITE),
-            vaddr: pointer.map_err(io::Error::other)?.addr() as u64,
-            iova: piece.iova,
-            size: piece.size,
-        };
-        let request = u64::from(VFIO_TYPE) << 8 | u64::from(VFIO_BASE + VFIO_IOMMU_MAP_DMA);
-        // SAFETY: the container is open; VFIO_IOMMU_MAP_DMA reads one `vfio_iommu_type1_dma_map`, and the pages that
-        // it names are the guest's RAM, which `ram` keeps mapped and nobody here refers to as Rust values.
-        let answer = unsafe { libc::ioctl(self.container.as_raw_fd(), request, &map) };
-        if answer < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
-    }
 }
 
 impl AssignedDevice for VfioPciDevice {
@@ -161,19 +138,31 @@ impl AssignedDevice for VfioPciDevice {
         true
     }
 
-    fn map(&mut self, iova: u64, mapping: Mapping) -> io::Result<()> {
-        pieces(&self.ram, iova, &mapping)
-            .iter()
-            .try_for_each(|piece| self.dma_map(piece, &mapping))
-    }
-
-    fn unmap(&mut self, iova: u64, mapping: Mapping) -> io::Result<()> {
-        for piece in pieces(&self.ram, iova, &mapping) {
-            let size = usize::try_from(piece.size).map_err(io::Error::other)?;
-            let done = self.container.vfio_dma_unmap(piece.iova, size);
-            done.map_err(io::Error::other)?;
+    fn map(&mut self, range: &DmaRange) -> io::Result<()> {
+        let pointer = self.ram.get_host_address(GuestAddress(range.address));
+        let flag = |set, flag| if set { flag } else { 0 };
+        let map = vfio_iommu_type1_dma_map {
+            argsz: u32::try_from(size_of::<vfio_iommu_type1_dma_map>()).expect("a few words"),
+            flags: flag(range.read, VFIO_DMA_MAP_FLAG_READ)
+                | flag(range.write, VFIO_DMA_MAP_FLAG_WRITE),
+            vaddr: pointer.map_err(io::Error::other)?.addr() as u64,
+            iova: range.iova,
+            size: range.size,
+        };
+        let request = u64::from(VFIO_TYPE) << 8 | u64::from(VFIO_BASE + VFIO_IOMMU_MAP_DMA);
+        // SAFETY: the container is open; VFIO_IOMMU_MAP_DMA reads one `vfio_iommu_type1_dma_map`, and the pages that
+        // it names are the guest's RAM, which `ram` keeps mapped and nobody here refers to as Rust values.
+        let answer = unsafe { libc::ioctl(self.container.as_raw_fd(), request, &map) };
+        if answer < 0 {
+            return Err(io::Error::last_os_error());
         }
         Ok(())
+    }
+
+    fn unmap(&mut self, range: &DmaRange) -> io::Result<()> {
+        let size = usize::try_from(range.size).map_err(io::Error::other)?;
+        let done = self.container.vfio_dma_unmap(range.iova, size);
+        done.map_err(io::Error::other)
     }
 }
 

@@ -42,7 +42,7 @@ use remapping::Remapping;
 
 pub use assigned::{
     AssignError, AssignedConfig, AssignedCounts, AssignedDevice, CONFIGURATION, DeviceMemory,
-    Signalling,
+    DmaRange, Signalling,
 };
 pub use com1::Console;
 pub use network::{Adapter, AdapterKind, NetworkConfig, Wire};

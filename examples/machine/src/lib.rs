@@ -18,7 +18,8 @@ pub use acpi::{PciRoot, acpi_tables};
 pub use board::{
     APIC_TIMER_HZ, Adapter, AdapterKind, AssignError, AssignedConfig, AssignedCounts,
     AssignedDevice, Board, BoardConfig, CONFIGURATION, Chipset, Console, Device, DeviceMemory,
-    Exits, IommuConfig, NetworkConfig, Outcome, Signalling, TSC_HZ, VirtioExits, VirtioPci, Wire,
+    DmaRange, Exits, IommuConfig, NetworkConfig, Outcome, Signalling, TSC_HZ, VirtioExits,
+    VirtioPci, Wire,
 };
 pub use dbt::{CpuModel, DbtCost, DbtEngine};
 pub use engine::{Decision, Engine, EngineChoice, EngineError, Stop};
@@ -26,7 +27,7 @@ pub use kvm::{Controllers, KvmEngine};
 pub use lockstep::Lockstep;
 pub use probe::Probe;
 pub use vtd::iotlb::IotlbCounters;
-pub use vtd::{Capabilities, Counters, Features, Mapping};
+pub use vtd::{Capabilities, Counters, Features};
 pub use x86_dbt::PagingObserver;
 
 pub use start_state::{DescriptorTable, Segment, StartState};

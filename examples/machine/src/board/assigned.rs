@@ -3,12 +3,12 @@
 
 mod capabilities;
 mod memory;
+mod range;
 
 use std::fmt;
 use std::io;
 
 use pci_config::{BarKind, Bdf, Bus, ConfigSpace, Header, InterruptPin, Msi, MsiMessage};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vtd::{Iova, Mapping, MappingObserver, Shadow, SourceId};
 
 use super::dma::{Dma, Written};
@@ -18,6 +18,8 @@ use crate::layout::{ASSIGNED_IRQ, ASSIGNED_SLOT};
 use capabilities::{MessageTable, TablePlace};
 
 pub use memory::DeviceMemory;
+pub use range::DmaRange;
+use range::ranges;
 
 /// A device as whoever has it lets it be used. Regions are numbered as VFIO numbers those of a PCI function: 0 to 5
 /// are the windows of the base address registers, [`CONFIGURATION`] is configuration space.
@@ -78,19 +80,19 @@ pub trait AssignedDevice {
     /// Whether the device reaches memory by what [`map`](Self::map) told it, without asking.
     fn maps_memory(&self) -> bool;
 
-    /// Lets the device reach a range of RAM at `iova`, on pages of 4 KiB.
+    /// Lets the device reach a range of RAM, of whole pages of 4 KiB.
     ///
     /// # Errors
     ///
     /// When the device is gone, or has no room for another mapping.
-    fn map(&mut self, iova: u64, mapping: Mapping) -> io::Result<()>;
+    fn map(&mut self, range: &DmaRange) -> io::Result<()>;
 
     /// Takes back what [`map`](Self::map) gave.
     ///
     /// # Errors
     ///
     /// When the device is gone.
-    fn unmap(&mut self, iova: u64, mapping: Mapping) -> io::Result<()>;
+    fn unmap(&mut self, range: &DmaRange) -> io::Result<()>;
 }
 
 /// The region that is configuration space.
@@ -161,6 +163,7 @@ pub struct AssignedCounts {
 
 pub(super) struct Assigned {
     device: Box<dyn AssignedDevice>,
+    ram: Ram,
     memory: Dma,
     remapping: Option<Remapping>,
     shadow: Option<Shadow>,
@@ -208,6 +211,7 @@ impl Assigned {
                 .maps_memory()
                 .then(|| Shadow::new(source, MAPPINGS_MAX)),
             device,
+            ram,
             memory,
             remapping: remapping.cloned(),
             msi,
@@ -220,7 +224,7 @@ impl Assigned {
             failure: None,
         };
         if assigned.shadow.is_some() && assigned.remapping.is_none() {
-            assigned.map_all(&ram)?;
+            assigned.map_all()?;
         }
         Ok(assigned)
     }
@@ -336,6 +340,7 @@ impl Assigned {
         for scope in remapping.take_changed() {
             let mut copy = Copy {
                 device: &mut *self.device,
+                ram: &self.ram,
                 memory: &self.memory,
                 counts: &mut self.counts,
                 done: Ok(()),
@@ -347,15 +352,15 @@ impl Assigned {
         }
     }
 
-    fn map_all(&mut self, ram: &Ram) -> io::Result<()> {
-        for region in ram.iter() {
-            let mapping = Mapping {
-                address: region.start_addr().0,
-                bytes: region.len(),
-                read: true,
-                write: true,
-            };
-            self.device.map(mapping.address, mapping)?;
+    fn map_all(&mut self) -> io::Result<()> {
+        let everything = Mapping {
+            address: 0,
+            bytes: 1 << 52,
+            read: true,
+            write: true,
+        };
+        for range in ranges(&self.ram, 0, &everything) {
+            self.device.map(&range)?;
             self.counts.maps += 1;
         }
         Ok(())
@@ -435,6 +440,7 @@ fn note(failure: &mut Option<io::Error>, done: io::Result<()>) {
 /// The device's side of a copy of the unit's tables.
 struct Copy<'a> {
     device: &'a mut dyn AssignedDevice,
+    ram: &'a Ram,
     memory: &'a Dma,
     counts: &'a mut AssignedCounts,
     done: io::Result<()>,
@@ -450,18 +456,22 @@ impl Copy<'_> {
 
 impl MappingObserver for Copy<'_> {
     fn map(&mut self, iova: Iova, mapping: Mapping) {
-        self.counts.maps += 1;
-        let done = self.device.map(iova.0, mapping);
-        self.note(done);
+        for range in ranges(self.ram, iova.0, &mapping) {
+            self.counts.maps += 1;
+            let done = self.device.map(&range);
+            self.note(done);
+        }
     }
 
     fn unmap(&mut self, iova: Iova, mapping: Mapping) {
-        self.counts.unmaps += 1;
-        let done = self.device.unmap(iova.0, mapping);
-        self.note(done);
-        // Nobody has seen what the device wrote there.
-        if mapping.write {
-            self.memory.note(mapping.address, mapping.bytes);
+        for range in ranges(self.ram, iova.0, &mapping) {
+            self.counts.unmaps += 1;
+            let done = self.device.unmap(&range);
+            self.note(done);
+            // Nobody has seen what the device wrote there.
+            if range.write {
+                self.memory.note(range.address, range.size);
+            }
         }
     }
 }
