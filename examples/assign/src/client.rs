@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use machine::kernel::Ram;
 use machine::{AssignedDevice, DeviceMemory, DmaRange, Signalling};
-use vfio_user::{
+use vfio_user_protocol::{
     Access, Direction, DmaMap, IrqInfo, RegionInfo, Reply, Request, SetIrqs, Version, errno, irq,
     region,
 };
@@ -37,6 +37,8 @@ pub struct VfioUserDevice {
     irqs: Vec<IrqInfo>,
     ram: Ram,
     way: DmaWay,
+    /// Descriptors that the server takes with one message.
+    descriptors_max: u32,
     signalling: Option<(u32, Vec<OwnedFd>)>,
 }
 
@@ -65,6 +67,7 @@ impl VfioUserDevice {
             irqs: Vec::new(),
             ram,
             way,
+            descriptors_max: 1,
             signalling: None,
         };
         device.greet()?;
@@ -87,9 +90,12 @@ impl VfioUserDevice {
     }
 
     fn greet(&mut self) -> Result<()> {
-        let version = Request::Version(Version::ours(vfio_user::FDS_MAX));
+        let version = Request::Version(Version::ours(vfio_user_protocol::FDS_MAX));
         match self.ask(&version, &[], None)? {
-            Reply::Version(theirs) if theirs.is_understood() => {}
+            Reply::Version(theirs) if theirs.is_understood() => {
+                let taken = theirs.capabilities.max_msg_fds;
+                self.descriptors_max = taken.clamp(1, vfio_user_protocol::FDS_MAX);
+            }
             Reply::Version(theirs) => bail!(
                 "the device speaks version {}.{} of the protocol",
                 theirs.major,
@@ -146,10 +152,16 @@ impl VfioUserDevice {
         })
     }
 
-    fn set_irqs(&mut self, index: u32, count: u32, flags: u32, events: &[OwnedFd]) -> Result<()> {
+    fn set_irqs(
+        &mut self,
+        index: u32,
+        (start, count): (u32, u32),
+        flags: u32,
+        events: &[OwnedFd],
+    ) -> Result<()> {
         let request = Request::SetIrqs(SetIrqs {
             index,
-            start: 0,
+            start,
             count,
             flags,
             bools: Vec::new(),
@@ -160,7 +172,7 @@ impl VfioUserDevice {
 
     fn signal(&mut self, way: Signalling) -> Result<()> {
         if let Some((index, _)) = self.signalling.take() {
-            self.set_irqs(index, 0, SetIrqs::NONE | SetIrqs::TRIGGER, &[])?;
+            self.set_irqs(index, (0, 0), SetIrqs::NONE | SetIrqs::TRIGGER, &[])?;
         }
         let (index, count) = match way {
             Signalling::Off => return Ok(()),
@@ -169,17 +181,20 @@ impl VfioUserDevice {
             Signalling::MsiX(count) => (irq::MSIX, count.into()),
         };
         let there = self.irqs.iter().find(|irq| irq.index == index);
-        let count = there
-            .map_or(0, |irq| irq.count)
-            .min(count)
-            .min(vfio_user::FDS_MAX);
+        let count = there.map_or(0, |irq| irq.count).min(count);
         if count == 0 {
             return Ok(());
         }
         let events: Vec<_> = (0..count)
             .map(|_| events::new())
             .collect::<io::Result<_>>()?;
-        self.set_irqs(index, count, SetIrqs::EVENTFD | SetIrqs::TRIGGER, &events)?;
+        let mut start = 0;
+        for some in events.chunks(self.descriptors_max as usize) {
+            let count = u32::try_from(some.len())?;
+            let flags = SetIrqs::EVENTFD | SetIrqs::TRIGGER;
+            self.set_irqs(index, (start, count), flags, some)?;
+            start += count;
+        }
         self.signalling = Some((index, events));
         Ok(())
     }
@@ -246,7 +261,7 @@ impl AssignedDevice for VfioUserDevice {
     fn unmask_pin(&mut self) -> io::Result<()> {
         match self.signalling {
             Some((irq::INTX, _)) => self
-                .set_irqs(irq::INTX, 1, SetIrqs::NONE | SetIrqs::UNMASK, &[])
+                .set_irqs(irq::INTX, (0, 1), SetIrqs::NONE | SetIrqs::UNMASK, &[])
                 .map_err(io::Error::other),
             _ => Ok(()),
         }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use vfio_user::{DmaRegion, Reply, Request};
+use vfio_user_protocol::{DmaRegion, Reply, Request};
 use vm_memory::guest_memory::GuestMemorySliceIterator;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemory, GuestMemoryError, GuestMemoryMmap, GuestMemoryResult,
@@ -185,7 +185,7 @@ impl ClientMemory {
             let offset = usize::try_from(offset).expect("mapped, so it fits");
             return Ok(memory.get_slice(offset, count)?);
         }
-        let count = count.min(vfio_user::DATA_MAX);
+        let count = count.min(vfio_user_protocol::DATA_MAX);
         // The device sees what it has written.
         if reads(access) || !self.bounce.has_room(count) {
             self.flush();

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use vfio_user::{Header, Kind, Reply, Request};
+use vfio_user_protocol::{Header, Kind, Reply, Request};
 
 use crate::socket::{Received, Socket};
 

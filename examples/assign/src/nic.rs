@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use e1000::{Compat, E1000, E1000Config};
 use machine::Wire;
 use pci_config::{BarKind, ConfigSpace, Header, InterruptPin, Msi};
-use vfio_user::{Device, IrqInfo, RegionInfo, irq, region};
+use vfio_user_protocol::{Device, IrqInfo, RegionInfo, irq, region};
 use vm_memory::GuestMemory;
 
 /// The adapter, in real time.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use machine::Wire;
-use vfio_user::{Effect, InterruptAction, Outcome, Server, errno, irq};
+use vfio_user_protocol::{Effect, InterruptAction, Outcome, Server, errno, irq};
 
 use crate::client_memory::{ClientMemory, DmaCounts};
 use crate::events;

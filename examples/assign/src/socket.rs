@@ -12,7 +12,7 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use vfio_user::{FDS_MAX, Header};
+use vfio_user_protocol::{FDS_MAX, Header};
 
 /// One end of a connection.
 #[derive(Debug)]
