@@ -132,13 +132,18 @@ impl VfioUserDevice {
 
     /// The device may ask for any address; whether it gets it is decided then.
     fn map_everything(&mut self) -> Result<()> {
-        let map = Request::DmaMap(DmaMap {
-            direction: BOTH,
-            offset: 0,
-            address: 0,
-            size: ADDRESSES,
-        });
-        self.ask(&map, &[], None).map(drop)
+        let everything = |size| {
+            Request::DmaMap(DmaMap {
+                direction: BOTH,
+                offset: 0,
+                address: 0,
+                size,
+            })
+        };
+        if self.ask(&everything(ADDRESSES), &[], None).is_ok() {
+            return Ok(());
+        }
+        self.ask(&everything(FEWER_ADDRESSES), &[], None).map(drop)
     }
 
     fn ask(
@@ -347,3 +352,5 @@ const BOTH: Direction = Direction {
 };
 /// As many addresses as any device of PCI Express has in practice.
 const ADDRESSES: u64 = 1 << 52;
+/// What libvfio-user takes in one piece; no guest here has memory beyond.
+const FEWER_ADDRESSES: u64 = 8 << 40;

@@ -68,6 +68,10 @@ pub const EDU_IRQ: u8 = 10;
 pub const ASSIGNED_SLOT: u8 = 5;
 /// The interrupt that its INTA# is wired to.
 pub const ASSIGNED_IRQ: u8 = 5;
+/// Where its windows of memory are after reset, as far as they fit.
+pub const ASSIGNED_MEMORY: std::ops::Range<u64> = 0xe000_0000..0xfe00_0000;
+/// Where its ports are, likewise.
+pub const ASSIGNED_PORTS: std::ops::Range<u64> = 0xd000..0x1_0000;
 /// The window for the memory of PCI functions.
 pub const PCI_MEMORY: std::ops::RangeInclusive<u32> = 0xe000_0000..=0xfebf_ffff;
 /// The window for their ports.

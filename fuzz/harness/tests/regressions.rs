@@ -23,6 +23,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("snapshot_frames", fuzz_harness::snapshot_frames),
     ("snapshot_process", fuzz_harness::snapshot_process),
     ("snapshot_restore", fuzz_harness::snapshot_restore),
+    ("vfio_user_messages", fuzz_harness::vfio_user_messages),
     ("vhost_user_messages", fuzz_harness::vhost_user_messages),
     ("virtio_net", fuzz_harness::virtio_net),
     ("virtqueue_device", fuzz_harness::virtqueue_device),

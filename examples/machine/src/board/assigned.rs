@@ -14,7 +14,7 @@ use vtd::{Iova, Mapping, MappingObserver, Shadow, SourceId};
 use super::dma::{Dma, Written};
 use super::remapping::Remapping;
 use crate::kernel::Ram;
-use crate::layout::{ASSIGNED_IRQ, ASSIGNED_SLOT};
+use crate::layout::{ASSIGNED_IRQ, ASSIGNED_MEMORY, ASSIGNED_PORTS, ASSIGNED_SLOT};
 use capabilities::{MessageTable, TablePlace};
 
 pub use memory::DeviceMemory;
@@ -178,7 +178,7 @@ pub(super) struct Assigned {
 }
 
 impl Assigned {
-    /// Puts the function on the bus, with its windows nowhere yet.
+    /// Puts the function on the bus, as firmware would leave it.
     pub(super) fn new(
         config: AssignedConfig,
         bus: &mut Bus<ConfigSpace>,
@@ -198,6 +198,7 @@ impl Assigned {
         for bar in 0..6 {
             add_window(&mut space, &bytes, bar, device.window(bar))?;
         }
+        place_windows(&mut space);
         let msi = capabilities::add_msi(&mut space, &bytes)?;
         let table = match TablePlace::find(&bytes)? {
             Some(place) => Some(MessageTable::add(&mut space, place)?),
@@ -408,7 +409,7 @@ impl Assigned {
                 msi.raise(space, vector).map(send);
             }
             (Signalling::MsiX(_), _, Some(table)) => {
-                table.raise(space, vector).map(send).unwrap_or(())
+                table.raise(space, vector).map(send);
             }
             (Signalling::Pin, ..) => self.level = true,
             _ => {}
@@ -523,7 +524,28 @@ fn add_window(
         .map_err(|source| AssignError::Window { bar, size, source })
 }
 
+/// Puts the windows where firmware would. What does not fit stays nowhere, for the guest to place.
+fn place_windows(space: &mut ConfigSpace) {
+    let (mut memory, mut ports) = (ASSIGNED_MEMORY, ASSIGNED_PORTS);
+    for index in 0..6 {
+        let Some(bar) = space.bar(index) else {
+            continue;
+        };
+        let room = match bar.kind {
+            BarKind::Io => &mut ports,
+            _ => &mut memory,
+        };
+        let at = room.start.next_multiple_of(bar.size);
+        if at + bar.size <= room.end {
+            room.start = at + bar.size;
+            let register = BAR0 + 4 * u16::try_from(index).expect("six of them");
+            space.write(register, &at.to_le_bytes()[..4]);
+        }
+    }
+}
+
 const COMMAND: usize = 4;
+const BAR0: u16 = 0x10;
 const INTERRUPT_PIN: usize = 0x3d;
 const BUS_MASTER: u16 = 1 << 2;
 const INTERRUPT_DISABLE: u16 = 1 << 10;
