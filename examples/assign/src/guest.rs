@@ -138,23 +138,29 @@ impl Guest {
 
 /// What the guest prints, kept and shown.
 #[derive(Clone)]
-struct Console(Arc<Mutex<(Vec<u8>, Box<dyn Write + Send>)>>);
+struct Console(Arc<Mutex<Printed>>);
+
+struct Printed {
+    kept: Vec<u8>,
+    echo: Box<dyn Write + Send>,
+}
 
 impl Console {
     fn new(echo: Box<dyn Write + Send>) -> Self {
-        Self(Arc::new(Mutex::new((Vec::new(), echo))))
+        let kept = Vec::new();
+        Self(Arc::new(Mutex::new(Printed { kept, echo })))
     }
 
     fn printed(&self) -> String {
         let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(&inner.0).into_owned()
+        String::from_utf8_lossy(&inner.kept).into_owned()
     }
 }
 
 impl Write for Console {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (kept, echo) = &mut *inner;
+        let Printed { kept, echo } = &mut *inner;
         kept.extend_from_slice(bytes);
         // A reader who has gone is no reason to stop the guest.
         let _ = echo.write_all(bytes).and_then(|()| echo.flush());

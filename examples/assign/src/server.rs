@@ -181,11 +181,11 @@ impl Session {
                 self.work();
             }
             Effect::Interrupts(InterruptAction::Raise { index, vectors }) => {
+                let interrupts = self.server.interrupts_mut();
                 for vector in vectors {
-                    self.server
-                        .interrupts_mut()
-                        .raise(index, vector)
-                        .map(events::signal);
+                    if let Some(event) = interrupts.raise(index, vector) {
+                        events::signal(event);
+                    }
                 }
             }
             Effect::Interrupts(InterruptAction::Changed { .. }) => {}
@@ -203,8 +203,8 @@ impl Session {
         } else {
             (irq::INTX, self.nic.level())
         };
-        if tell {
-            interrupts.raise(index, 0).map(events::signal);
+        if tell && let Some(event) = interrupts.raise(index, 0) {
+            events::signal(event);
         }
         while let Some(event) = interrupts.take_pending(irq::MSI) {
             events::signal(event);
