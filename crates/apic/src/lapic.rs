@@ -344,6 +344,24 @@ impl LocalApic {
         Some(pending)
     }
 
+    /// Whether a non-maskable interrupt waits.
+    #[must_use]
+    pub fn has_nmi(&self) -> bool {
+        self.s.nmi
+    }
+
+    /// Whether an INIT waits.
+    #[must_use]
+    pub fn has_init(&self) -> bool {
+        self.s.init
+    }
+
+    /// Whether a start-up message waits.
+    #[must_use]
+    pub fn has_start_up(&self) -> bool {
+        self.s.start_up.is_some()
+    }
+
     /// Takes a waiting non-maskable interrupt.
     pub fn take_nmi(&mut self) -> bool {
         std::mem::take(&mut self.s.nmi)
@@ -409,6 +427,8 @@ impl LocalApic {
             DeliveryMode::Nmi => self.s.nmi = true,
             DeliveryMode::Init => {
                 self.init_reset();
+                // What came before it is for a processor that is no more.
+                (self.s.nmi, self.s.start_up) = (false, None);
                 self.s.init = true;
             }
             DeliveryMode::StartUp => self.s.start_up = Some(message.vector),

@@ -409,6 +409,28 @@ fn init_resets_but_keeps_the_base() {
 }
 
 #[test]
+fn init_takes_along_what_came_before_it() {
+    let mut lapic = enabled();
+    for (delivery, vector) in [
+        (DeliveryMode::Nmi, 0),
+        (DeliveryMode::StartUp, 0x10),
+        (DeliveryMode::Init, 0),
+    ] {
+        lapic.accept(&Message {
+            delivery,
+            ..fixed(vector, Trigger::Edge)
+        });
+    }
+    assert!(lapic.has_init() && !lapic.has_nmi() && !lapic.has_start_up());
+    lapic.accept(&Message {
+        delivery: DeliveryMode::StartUp,
+        ..fixed(0x9a, Trigger::Edge)
+    });
+    assert!(lapic.has_start_up());
+    assert_eq!(lapic.take_start_up(), Some(0x9a));
+}
+
+#[test]
 fn odd_accesses_are_harmless() {
     let mut lapic = enabled();
     for offset in (0..0x420).chain([0xfff, 0x1000, u64::MAX]) {
