@@ -374,11 +374,14 @@ impl Cpu {
     }
 
     /// Sets whether PAUSE ends a [run](Self::run), which returns [`Exit::Deadline`](crate::Exit::Deadline) behind it: for processors that take
-    /// turns, one of which waits for another. Not at first.
+    /// turns, one of which waits for another. Not at first; from the first time on PAUSE is left to the interpreter, and setting
+    /// it costs nothing.
     pub fn set_pause_exit(&mut self, ends_run: bool) {
         self.pause_ends_run = ends_run;
-        self.translator.simulates_pause = ends_run;
-        self.forget_code();
+        if ends_run && !self.translator.simulates_pause {
+            self.translator.simulates_pause = true;
+            self.forget_code();
+        }
     }
 
     /// What the run has cost so far.

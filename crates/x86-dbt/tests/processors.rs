@@ -241,6 +241,9 @@ fn pause_ends_a_run_where_it_is_told_to() {
             let ticks = machine.cpus[0].0.ticks();
             assert_eq!(ticks, 300 + 3 * turn - 1, "behind PAUSE");
         }
+        machine.cpus[0].0.set_pause_exit(false);
+        machine.run(0, 301);
+        assert_eq!(machine.rbx(0), 299, "not any more");
     }
 }
 
