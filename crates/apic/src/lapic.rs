@@ -19,7 +19,7 @@ use timer::Timebase;
 /// What a local APIC is built with and never changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalApicConfig {
-    /// The x2APIC id; the xAPIC id is its low byte.
+    /// The x2APIC id; the xAPIC id is its low byte, until a guest without x2APIC mode writes another.
     pub id: u32,
     /// Whether the processor starts the machine (the BSP flag of `IA32_APIC_BASE`).
     pub bootstrap: bool,
@@ -81,6 +81,8 @@ pub struct GeneralProtection {
 pub struct LapicState {
     /// `IA32_APIC_BASE`.
     pub apic_base: u64,
+    /// The xAPIC id.
+    pub xapic_id: u8,
     /// Task priority.
     pub tpr: u8,
     /// Logical destination register, bits 31:24 (xAPIC only; in x2APIC mode it follows the id).
@@ -175,6 +177,7 @@ impl LocalApic {
         let bootstrap = if config.bootstrap { BASE_BSP } else { 0 };
         let mut s = LapicState {
             apic_base: DEFAULT_BASE | BASE_ENABLED | bootstrap,
+            xapic_id: config.id.to_le_bytes()[0],
             tpr: 0,
             ldr: 0,
             dfr: 0,
@@ -222,6 +225,7 @@ impl LocalApic {
         let ok = |valid, field| check(valid, "local APIC", field);
         let mut lapic = Self::new(config);
         ok(lapic.is_legal_base(s.apic_base), "apic_base")?;
+        ok(!config.x2apic || s.xapic_id == lapic.s.xapic_id, "xapic_id")?;
         ok(s.ldr & !LDR_BITS == 0, "ldr")?;
         ok(s.dfr | DFR_BITS == u32::MAX, "dfr")?;
         ok(s.svr & !SVR_WRITABLE == 0, "svr")?;
@@ -344,6 +348,24 @@ impl LocalApic {
         Some(pending)
     }
 
+    /// Whether a non-maskable interrupt waits.
+    #[must_use]
+    pub fn has_nmi(&self) -> bool {
+        self.s.nmi
+    }
+
+    /// Whether an INIT waits.
+    #[must_use]
+    pub fn has_init(&self) -> bool {
+        self.s.init
+    }
+
+    /// Whether a start-up message waits.
+    #[must_use]
+    pub fn has_start_up(&self) -> bool {
+        self.s.start_up.is_some()
+    }
+
     /// Takes a waiting non-maskable interrupt.
     pub fn take_nmi(&mut self) -> bool {
         std::mem::take(&mut self.s.nmi)
@@ -388,7 +410,7 @@ impl LocalApic {
         match (self.mode(), destination) {
             (LapicMode::Disabled, _) => false,
             (_, Destination::Broadcast) => true,
-            (LapicMode::XApic, Destination::Physical(id)) => id == self.config.id & 0xff,
+            (LapicMode::XApic, Destination::Physical(id)) => id == self.s.xapic_id.into(),
             (LapicMode::X2Apic, Destination::Physical(id)) => id == self.config.id,
             (LapicMode::XApic, Destination::Logical(address)) => self.matches_xapic(address),
             (LapicMode::X2Apic, Destination::Logical(address)) => {
@@ -409,6 +431,8 @@ impl LocalApic {
             DeliveryMode::Nmi => self.s.nmi = true,
             DeliveryMode::Init => {
                 self.init_reset();
+                // What came before it is for a processor that is no more.
+                (self.s.nmi, self.s.start_up) = (false, None);
                 self.s.init = true;
             }
             DeliveryMode::StartUp => self.s.start_up = Some(message.vector),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use rustc_hash::FxHashMap;
 
+use crate::code_pages::{Mail, Seat};
 use crate::cpu::{Cpu, EVENT_BREAK};
 use crate::decode::{self, Op};
 use crate::exception::{GP0, Result};
@@ -68,28 +69,25 @@ pub(crate) struct BlockCache {
     blocks: FxHashMap<Key, Rc<Block>>,
     /// The blocks that have bytes on a page.
     pages: FxHashMap<u64, Vec<Rc<Block>>>,
-    /// A bit for each RAM page: `pages` has an entry for it.
-    has_code: Box<[u64]>,
+    /// Holds the pages that `pages` has an entry for.
+    seat: Seat,
     jumps: Box<[Option<Jump>]>,
 }
 
 impl BlockCache {
-    /// `ram_end` is the highest guest-physical RAM address plus one.
-    pub(crate) fn new(ram_end: u64) -> Self {
+    pub(crate) fn new(seat: Seat) -> Self {
         Self {
             blocks: FxHashMap::default(),
             pages: FxHashMap::default(),
-            has_code: vec![0; (ram_end / PAGE).div_ceil(64) as usize].into_boxed_slice(),
+            seat,
             jumps: vec![None; JUMPS].into_boxed_slice(),
         }
     }
 
-    /// Whether the page of `gpa` has decoded code, so that writes to it must be seen.
+    /// Whether some processor has decoded code on the page of `gpa`, so that writes to it must be seen.
+    #[inline]
     pub(crate) fn has_code(&self, gpa: u64) -> bool {
-        let page = gpa / PAGE;
-        self.has_code
-            .get((page / 64) as usize)
-            .is_some_and(|bits| bits >> (page % 64) & 1 != 0)
+        self.seat.is_held(gpa)
     }
 
     /// Keeps `block`; returns the one that had its place.
@@ -118,9 +116,12 @@ impl BlockCache {
 
     fn attach(&mut self, gpa: u64, block: &Rc<Block>) {
         let page = gpa / PAGE;
-        self.pages.entry(page).or_default().push(Rc::clone(block));
-        if let Some(bits) = self.has_code.get_mut((page / 64) as usize) {
-            *bits |= 1 << (page % 64);
+        match self.pages.entry(page) {
+            Entry::Occupied(mut here) => here.get_mut().push(Rc::clone(block)),
+            Entry::Vacant(here) => {
+                here.insert(vec![Rc::clone(block)]);
+                self.seat.hold(page);
+            }
         }
     }
 
@@ -146,7 +147,7 @@ impl BlockCache {
         });
         if here.get().is_empty() {
             here.remove();
-            self.has_code[(page / 64) as usize] &= !(1 << (page % 64));
+            self.seat.release(page);
         }
         gone
     }
@@ -157,7 +158,7 @@ impl BlockCache {
         }
         self.blocks.clear();
         self.pages.clear();
-        self.has_code.fill(0);
+        self.seat.release_all();
         self.jumps.fill(None);
     }
 }
@@ -428,16 +429,50 @@ impl Cpu {
             let part = (end - at).min(PAGE - at % PAGE);
             if self.blocks.has_code(at) {
                 self.stats.traced_writes += 1;
-                let gone = self.blocks.invalidate(at, part);
-                self.stats.blocks_invalidated += gone.len() as u64;
-                for unit in gone.iter().flat_map(|block| block.units()) {
-                    self.translator.detach(&mut self.tlb.frame, unit);
-                }
-                if !gone.is_empty() {
-                    self.events |= EVENT_BREAK;
-                }
+                self.blocks.seat.tell_written(at, part);
+                self.drop_code(at, part);
             }
             at += part;
+        }
+    }
+
+    /// Drops what was decoded from `[gpa, gpa + len)`, all on one page.
+    fn drop_code(&mut self, gpa: u64, len: u64) {
+        let gone = self.blocks.invalidate(gpa, len);
+        self.stats.blocks_invalidated += gone.len() as u64;
+        for unit in gone.iter().flat_map(|block| block.units()) {
+            self.translator.detach(&mut self.tlb.frame, unit);
+        }
+        if !gone.is_empty() {
+            self.events |= EVENT_BREAK;
+        }
+    }
+
+    /// Takes up what other processors over the same RAM have done to code since this one last ran; must come before it
+    /// runs.
+    #[inline]
+    pub(crate) fn catch_up(&mut self) {
+        if let Some(mail) = self.blocks.seat.take_mail() {
+            self.hear(&mail);
+        }
+    }
+
+    #[inline(never)]
+    fn hear(&mut self, mail: &Mail) {
+        if mail.everything {
+            self.forget_code();
+            self.tlb.flush(false);
+        }
+        for &page in &mail.protected {
+            self.tlb.protect(page);
+        }
+        for &(gpa, len) in &mail.written {
+            let mut at = gpa;
+            while at < gpa + len {
+                let part = (gpa + len - at).min(PAGE - at % PAGE);
+                self.drop_code(at, part);
+                at += part;
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! The processor: architectural state, what is derived from it, and its construction.
 
 use std::fmt;
+use std::ops::AddAssign;
 
 use guest_paging::x86::{Context, Registers};
 
@@ -138,6 +139,8 @@ pub struct Cpu {
     pub(crate) paging: Context,
     pub(crate) a20_mask: u64,
     pub(crate) halted: bool,
+    /// PAUSE is the last instruction of a run.
+    pub(crate) pause_ends_run: bool,
     pub(crate) nmi_blocked: bool,
     /// A task switch has passed its commit point and may still fault.
     pub(crate) task_entered: bool,
@@ -174,12 +177,31 @@ pub struct Stats {
     pub blocks_invalidated: u64,
 }
 
+impl AddAssign for Stats {
+    /// Adds what another processor cost.
+    fn add_assign(&mut self, other: Self) {
+        self.interrupts += other.interrupts;
+        for (sum, count) in self.exceptions.iter_mut().zip(other.exceptions) {
+            *sum += count;
+        }
+        self.mmio += other.mmio;
+        self.ports += other.ports;
+        self.blocks_decoded += other.blocks_decoded;
+        self.traced_writes += other.traced_writes;
+        self.blocks_invalidated += other.blocks_invalidated;
+    }
+}
+
 impl Cpu {
     /// Makes a processor in its reset state (Intel SDM volume 3, table 10-1).
     ///
     /// # Errors
     ///
     /// When the host refuses the memory for native stubs or for the TLB.
+    ///
+    /// # Panics
+    ///
+    /// When 64 processors have the RAM already.
     pub fn new(cpuid: Cpuid, ram: Ram) -> std::io::Result<Self> {
         let mut cpu = Self {
             regs: [0; 32],
@@ -233,13 +255,14 @@ impl Cpu {
             paging: Context::new(&cpuid.processor(), &Registers::default()),
             a20_mask: u64::MAX,
             halted: false,
+            pause_ends_run: false,
             nmi_blocked: false,
             task_entered: false,
             stepping: false,
             pdptes: None,
             io: Box::default(),
             native: NativeUnit::new()?,
-            blocks: BlockCache::new(ram.end()),
+            blocks: BlockCache::new(ram.seat()),
             translator: Translator::new()?,
             cpuid,
             ram,
@@ -342,6 +365,23 @@ impl Cpu {
     #[must_use]
     pub fn retired(&self) -> u64 {
         self.ticks - self.partial_reps
+    }
+
+    /// What budgets are counted in: instructions retired, and slices of REP instructions that did not finish one.
+    #[must_use]
+    pub fn ticks(&self) -> u64 {
+        self.ticks
+    }
+
+    /// Sets whether PAUSE ends a [run](Self::run), which returns [`Exit::Deadline`](crate::Exit::Deadline) behind it: for processors that take
+    /// turns, one of which waits for another. Not at first; from the first time on PAUSE is left to the interpreter, and setting
+    /// it costs nothing.
+    pub fn set_pause_exit(&mut self, ends_run: bool) {
+        self.pause_ends_run = ends_run;
+        if ends_run && !self.translator.simulates_pause {
+            self.translator.simulates_pause = true;
+            self.forget_code();
+        }
     }
 
     /// What the run has cost so far.

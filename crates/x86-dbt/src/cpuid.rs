@@ -22,6 +22,8 @@ pub struct Cpuid {
     /// Leaf 0x15 or nothing: the TSC's frequency in Hz.
     tsc_hz: u64,
     apic_id: u8,
+    /// Processors of the package, each a core of its own.
+    processors: u8,
 }
 
 /// The feature bits that can be withheld, by leaf and register.
@@ -50,6 +52,8 @@ pub const EDX_APIC: u32 = 1 << 9;
 pub const EDX_FXSR: u32 = 1 << 24;
 /// SSE.
 pub const EDX_SSE: u32 = 1 << 25;
+/// More than one logical processor in the package.
+const EDX_HTT: u32 = 1 << 28;
 /// MTRRs.
 pub const EDX_MTRR: u32 = 1 << 12;
 // CPUID.1:ECX.
@@ -120,6 +124,7 @@ impl Cpuid {
             maxphyaddr: 40,
             tsc_hz,
             apic_id: 0,
+            processors: 1,
         }
     }
 
@@ -127,6 +132,18 @@ impl Cpuid {
     #[must_use]
     pub fn with_apic_id(mut self, apic_id: u8) -> Self {
         self.apic_id = apic_id;
+        self
+    }
+
+    /// The same processor as one of `count` cores of a package, with APIC ids from 0.
+    ///
+    /// # Panics
+    ///
+    /// When `count` is zero, or 128 or more.
+    #[must_use]
+    pub fn with_processors(mut self, count: u8) -> Self {
+        assert!((1..128).contains(&count), "{count} processors");
+        self.processors = count;
         self
     }
 
@@ -169,10 +186,12 @@ impl Cpuid {
             }
             1 => [
                 self.signature(),
-                u32::from(self.apic_id) << 24 | 1 << 16 | 8 << 8,
+                u32::from(self.apic_id) << 24 | u32::from(self.processors) << 16 | 8 << 8,
                 f.leaf1_ecx,
-                f.leaf1_edx,
+                f.leaf1_edx | if self.has_siblings() { EDX_HTT } else { 0 },
             ],
+            4 if self.has_siblings() && self.vendor == Vendor::Intel => self.caches(subleaf),
+            0xb if self.has_siblings() => self.topology(subleaf),
             7 if subleaf == 0 => {
                 let ospke = if cr4 & CR4_PKE != 0 { 1 << 4 } else { 0 };
                 [0, f.leaf7_ebx, f.leaf7_ecx | ospke, 0]
@@ -186,7 +205,7 @@ impl Cpuid {
             0x8000_0001 => [
                 self.signature(),
                 0,
-                f.ext_ecx,
+                f.ext_ecx | self.amd_cores(),
                 f.ext_edx | self.amd_duplicates(),
             ],
             0x8000_0002..=0x8000_0004 => brand(leaf),
@@ -194,9 +213,64 @@ impl Cpuid {
             0x8000_0007 => [0, 0, 0, 1 << 8],
             0x8000_0008 => {
                 let linear = if self.has_la57() { 57 } else { 48 };
-                [linear << 8 | u32::from(self.maxphyaddr), 0, 0, 0]
+                [
+                    linear << 8 | u32::from(self.maxphyaddr),
+                    0,
+                    self.amd_core_count(),
+                    0,
+                ]
             }
             _ => [0; 4],
+        }
+    }
+
+    fn has_siblings(&self) -> bool {
+        self.processors > 1
+    }
+
+    /// Bits of an APIC id that tell the cores of the package apart.
+    fn core_bits(&self) -> u32 {
+        u32::from(self.processors).next_power_of_two().ilog2()
+    }
+
+    /// Leaf 4: where Intel's processors have the number of cores, beside a cache. The cache is data, 32 KiB in 8 ways of
+    /// 64-byte lines, each core's own. Intel SDM volume 2, table 3-8.
+    fn caches(&self, subleaf: u32) -> [u32; 4] {
+        let cores = (1 << self.core_bits()) - 1;
+        match subleaf {
+            0 => [cores << 26 | 1 << 8 | 1 << 5 | 1, 7 << 22 | 63, 63, 0],
+            _ => [0; 4],
+        }
+    }
+
+    /// Leaf 0Bh: one thread a core, and how many cores.
+    fn topology(&self, subleaf: u32) -> [u32; 4] {
+        const THREADS: u32 = 1 << 8;
+        const CORES: u32 = 2 << 8;
+        let id = u32::from(self.apic_id);
+        match subleaf {
+            0 => [0, 1, THREADS, id],
+            1 => [self.core_bits(), u32::from(self.processors), CORES | 1, id],
+            _ => [0, 0, subleaf & 0xff, id],
+        }
+    }
+
+    /// `CmpLegacy`: the siblings are cores, not threads. AMD APM volume 3, appendix E.4.1.
+    fn amd_cores(&self) -> u32 {
+        const CMP_LEGACY: u32 = 1 << 1;
+        if self.vendor == Vendor::Amd && self.has_siblings() {
+            CMP_LEGACY
+        } else {
+            0
+        }
+    }
+
+    /// CPUID.80000008:ECX: bits of an APIC id that are the core's, and how many cores more than one.
+    fn amd_core_count(&self) -> u32 {
+        if self.vendor == Vendor::Amd {
+            self.core_bits() << 12 | (u32::from(self.processors) - 1)
+        } else {
+            0
         }
     }
 
@@ -311,6 +385,35 @@ mod tests {
             Cpuid::new(Vendor::Amd, features, 0).cr4_mask() & CR4_SMEP,
             0
         );
+    }
+
+    #[test]
+    fn each_of_several_processors_knows_its_place() {
+        for (vendor, count, bits) in [(Vendor::Amd, 4, 2), (Vendor::Intel, 3, 2)] {
+            let cpuid = Cpuid::new(vendor, Features::ALL, 0).with_processors(count);
+            let third = cpuid.with_apic_id(2);
+            let [_, ebx, _, edx] = third.leaf(1, 0, 0);
+            assert_eq!((ebx >> 24, ebx >> 16 & 0xff), (2, count.into()));
+            assert_ne!(edx & EDX_HTT, 0);
+            assert_eq!(third.leaf(0xb, 0, 0), [0, 1, 0x100, 2]);
+            assert_eq!(third.leaf(0xb, 1, 0), [bits, count.into(), 0x201, 2]);
+            assert_eq!(third.leaf(0xb, 2, 0), [0, 0, 2, 2]);
+        }
+        let amd = Cpuid::new(Vendor::Amd, Features::ALL, 0).with_processors(4);
+        assert_eq!(amd.leaf(0x8000_0008, 0, 0)[2], 2 << 12 | 3);
+        assert_ne!(amd.leaf(0x8000_0001, 0, 0)[2] & 2, 0);
+        let intel = Cpuid::new(Vendor::Intel, Features::ALL, 0).with_processors(4);
+        assert_eq!(intel.leaf(4, 0, 0)[0] >> 26, 3);
+        assert_eq!(intel.leaf(4, 1, 0), [0; 4]);
+    }
+
+    #[test]
+    fn one_processor_has_no_siblings() {
+        let cpuid = Cpuid::new(Vendor::Amd, Features::ALL, 0);
+        let [_, ebx, _, edx] = cpuid.leaf(1, 0, 0);
+        assert_eq!((ebx >> 16 & 0xff, edx & EDX_HTT), (1, 0));
+        assert_eq!(cpuid.leaf(0xb, 0, 0), [0; 4]);
+        assert_eq!(cpuid.leaf(0x8000_0008, 0, 0)[2], 0);
     }
 
     #[test]

@@ -3,20 +3,27 @@
 //! This is the module through which guest addresses become host memory; a wrong pointer here is an escape.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::alu::Width;
+use crate::code_pages::{CodePages, Seat};
 
 /// Bytes in the pages that RAM is handed out by.
 pub(crate) const PAGE: u64 = 4096;
 
-/// The RAM of a machine, at fixed host addresses for as long as this value lives.
+/// The RAM of a machine, at fixed host addresses for as long as this value, or a clone of it, lives.
+///
+/// Clones are the same RAM. Give one to each processor of a machine: they take turns on one thread, and what one of
+/// them, or a device, writes where another has decoded code, that one hears of before it runs again.
+#[derive(Clone)]
 pub struct Ram {
     regions: Vec<Pinned>,
+    code: Rc<CodePages>,
     /// Keeps the mappings that `regions` points into.
-    _memory: Box<dyn Send>,
+    _memory: Rc<dyn Send>,
 }
 
 /// One region: `len` bytes at guest-physical `gpa`, mapped at host address `host`.
@@ -77,19 +84,19 @@ impl Ram {
         }
         // The largest first: it is the one most walks and misses want.
         regions.sort_by_key(|region| std::cmp::Reverse(region.len));
+        // The highest guest-physical address plus one.
+        let ends = regions.iter().map(|region| region.gpa + region.len);
+        let end = ends.max().unwrap_or(0);
         Ok(Self {
             regions,
-            _memory: Box::new(memory),
+            code: Rc::new(CodePages::new(end)),
+            _memory: Rc::new(memory),
         })
     }
 
-    /// The highest guest-physical address plus one.
-    pub(crate) fn end(&self) -> u64 {
-        self.regions
-            .iter()
-            .map(|region| region.gpa + region.len)
-            .max()
-            .unwrap_or(0)
+    /// Takes part in who has decoded code where.
+    pub(crate) fn seat(&self) -> Seat {
+        Seat::take(Rc::clone(&self.code))
     }
 
     /// The host page behind the guest page that holds `gpa`.

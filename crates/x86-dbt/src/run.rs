@@ -33,6 +33,7 @@ impl Cpu {
     /// A REP instruction counts once for each of its slices of 4,096 iterations. Where the budget ends changes nothing
     /// that the guest can see.
     pub fn run(&mut self, p: &mut dyn Platform, budget: u64) -> Exit {
+        self.catch_up();
         self.events |= EVENT_POLL;
         self.limit = self.ticks.saturating_add(budget);
         loop {
@@ -55,6 +56,7 @@ impl Cpu {
 
     /// Executes one instruction, or delivers one waiting interrupt; a REP instruction may need several steps.
     pub fn step(&mut self, p: &mut dyn Platform) -> Option<Exit> {
+        self.catch_up();
         self.events |= EVENT_POLL;
         self.limit = u64::MAX;
         let exit = self.attend(p);

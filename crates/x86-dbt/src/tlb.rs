@@ -4,6 +4,7 @@
 //! page may not be written simply has no write tag.
 
 use std::io;
+use std::ops::AddAssign;
 
 use crate::frame::{ENTRIES, Frame};
 use crate::ram::HostPage;
@@ -98,6 +99,15 @@ pub struct TlbStats {
     pub second_way_hits: u64,
     /// Whole flushes, of all or of non-global entries.
     pub flushes: u64,
+}
+
+impl AddAssign for TlbStats {
+    /// Adds what another TLB did.
+    fn add_assign(&mut self, other: Self) {
+        self.fills += other.fills;
+        self.second_way_hits += other.second_way_hits;
+        self.flushes += other.flushes;
+    }
 }
 
 impl Tlb {

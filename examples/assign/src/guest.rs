@@ -98,6 +98,7 @@ impl Guest {
     fn board(&self, ram: &Ram, console: Console) -> Board {
         Board::new(BoardConfig {
             chipset: Chipset::M1,
+            processors: 1,
             x2apic: true,
             ram: RAM,
             unix_seconds: 1_800_000_000,
@@ -120,7 +121,7 @@ impl Guest {
         let script = Some(self.script.as_str());
         let initrd = initramfs::build(&busybox, script, &files.modules, Addressing::Dhcp)?;
         let capabilities = self.capabilities();
-        let acpi = acpi_tables(PciRoot::Shown, capabilities.as_ref());
+        let acpi = acpi_tables(1, PciRoot::Shown, capabilities.as_ref());
         let image = KernelImage::read(&files.kernel)?;
         let unpacked = image.unpacked();
         let remapping = if self.iommu { "intel_iommu=on" } else { "" };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use boot::initramfs::Addressing;
 use boot::{Flavour, Net};
 use clap::{Parser, ValueEnum};
-use machine::Capabilities;
+use machine::{Board, Capabilities};
 
 /// Boots an unmodified Linux on a PC made of this workspace's crates.
 ///
@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Guest memory in MiB.
     #[arg(long, value_name = "MIB", default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=65536))]
     pub(crate) memory: u64,
+    /// Processors, which take turns; more than one need the dbt engine.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(Board::MAX_PROCESSORS)))]
+    pub(crate) cpus: u8,
     /// What executes the guest.
     #[arg(long, value_enum, default_value_t = EngineArg::Auto)]
     pub(crate) engine: EngineArg,

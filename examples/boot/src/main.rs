@@ -66,11 +66,14 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     if args.iommu.is_some() && chipset == Chipset::M0 {
         bail!("--iommu needs --machine m1: m0 has no APICs whose interrupts could be remapped");
     }
+    if args.cpus > 1 && chipset == Chipset::M0 {
+        bail!("--cpus needs --machine m1: m0 has no APICs to start processors with");
+    }
     let pci = match args.net {
         Some(_) => PciRoot::Shown,
         None => PciRoot::Hidden,
     };
-    let (ram, start) = payload.load(args.memory << 20, chipset, pci, args.iommu)?;
+    let (ram, start) = payload.load(args.memory << 20, args.cpus, chipset, pci, args.iommu)?;
 
     let disk = args.disk.as_deref().map(kernel::read_file).transpose()?;
     let firmware_files = firmware_files(args)?;
@@ -93,6 +96,7 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     let board = |console, network| {
         Board::new(BoardConfig {
             chipset,
+            processors: args.cpus,
             ram: args.memory << 20,
             unix_seconds,
             ns_per_instruction: args.ns_per_instruction,
@@ -110,8 +114,10 @@ fn prepare(args: &Args) -> anyhow::Result<Session> {
     };
     let engine = match args.check {
         Some(Check::Lockstep) => {
-            let (twin, _) = payload.load(args.memory << 20, chipset, pci, None)?;
-            let reference = (DbtEngine::new(&twin, &start, chipset, model(args))?, twin);
+            let (twin, _) = payload.load(args.memory << 20, args.cpus, chipset, pci, None)?;
+            let engine =
+                DbtEngine::with_processors(args.cpus, &twin, &start, chipset, model(args))?;
+            let reference = (engine, twin);
             let subject = (translating(args, &ram, &start, chipset)?, ram);
             eprintln!("engine:  dbt, translating and interpreting in lockstep");
             let board = board(Box::new(std::io::sink()), None);
@@ -132,6 +138,10 @@ fn engine(
     start: &StartState,
     chipset: Chipset,
 ) -> anyhow::Result<Engine> {
+    if args.cpus > 1 && args.engine == EngineArg::Kvm {
+        bail!("--cpus needs the dbt engine: the kvm engine has one processor");
+    }
+    let only_dbt = args.icount || args.iommu.is_some() || args.cpus > 1;
     let decision = match (args.icount, args.iommu, args.engine) {
         (true, _, EngineArg::Kvm) => {
             bail!("--icount needs the dbt engine: KVM counts no instructions")
@@ -139,8 +149,8 @@ fn engine(
         (_, Some(_), EngineArg::Kvm) => {
             bail!("--iommu needs the dbt engine: KVM's own interrupt controllers bypass the unit")
         }
-        (true, ..) | (_, Some(_), _) => EngineChoice::Dbt.decide(),
-        (false, None, engine) => choice(engine).decide(),
+        _ if only_dbt => EngineChoice::Dbt.decide(),
+        (_, _, engine) => choice(engine).decide(),
     };
     let (name, engine) = if decision.kvm {
         let engine = KvmEngine::new(ram, start, chipset, Controllers::Kernel)?;
@@ -160,7 +170,7 @@ fn translating(
     start: &StartState,
     chipset: Chipset,
 ) -> anyhow::Result<DbtEngine> {
-    let mut engine = DbtEngine::new(ram, start, chipset, model(args))?;
+    let mut engine = DbtEngine::with_processors(args.cpus, ram, start, chipset, model(args))?;
     engine.set_translation(args.translate_after.0);
     if args.icount {
         engine.make_repeatable();

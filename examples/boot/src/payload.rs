@@ -49,6 +49,7 @@ impl Payload {
     pub(crate) fn load(
         &self,
         size: u64,
+        processors: u8,
         chipset: Chipset,
         pci: PciRoot,
         iommu: Option<IommuArg>,
@@ -59,7 +60,7 @@ impl Payload {
                 let ram = kernel::allocate_ram(size)?;
                 let acpi = (chipset == Chipset::M1).then(|| {
                     let capabilities = iommu.map(IommuArg::capabilities);
-                    acpi_tables(pci, capabilities.as_ref())
+                    acpi_tables(processors, pci, capabilities.as_ref())
                 });
                 let guest = Guest {
                     kernel: &kernel.image,

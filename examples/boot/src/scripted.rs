@@ -73,7 +73,7 @@ impl Scripted {
             Addressing::Dhcp,
         )?;
         let ram = kernel::allocate_ram(RAM)?;
-        let acpi = acpi_tables(PciRoot::Shown, None);
+        let acpi = acpi_tables(1, PciRoot::Shown, None);
         let guest = Guest {
             kernel: self.unpacked.as_ref().unwrap_or(&self.kernel),
             initrd: Some(&initrd),
@@ -85,6 +85,7 @@ impl Scripted {
         let console = Captured::default();
         let mut board = Board::new(BoardConfig {
             chipset: Chipset::M1,
+            processors: 1,
             x2apic: true,
             ram: RAM,
             unix_seconds: 1_800_000_000,

@@ -32,15 +32,15 @@ pub enum PciRoot {
     Shown,
 }
 
-/// All tables as they lie in memory from [`ACPI_TABLES`], where the RSDP is; of the remapping unit `iommu`, if
-/// there is one.
+/// All tables as they lie in memory from [`ACPI_TABLES`], where the RSDP is; of so many `processors`, and of the
+/// remapping unit `iommu`, if there is one.
 #[must_use]
-pub fn acpi_tables(pci: PciRoot, iommu: Option<&Capabilities>) -> Vec<u8> {
+pub fn acpi_tables(processors: u8, pci: PciRoot, iommu: Option<&Capabilities>) -> Vec<u8> {
     let mut image = vec![0; 64];
     let facs = place(&mut image, &bytes(&FACS::new()));
     let dsdt = place(&mut image, dsdt(pci).as_slice());
     let fadt = place(&mut image, &fadt(facs, dsdt));
-    let madt = place(&mut image, madt(pci).as_slice());
+    let madt = place(&mut image, madt(processors, pci).as_slice());
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, 1);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
@@ -97,16 +97,15 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     bytes(&fadt.finalize())
 }
 
-fn madt(pci: PciRoot) -> Sdt {
+fn madt(processors: u8, pci: PciRoot) -> Sdt {
     let low = |address: u64| u32::try_from(address).expect("below 4 GiB");
     let mut madt = Sdt::new(*b"APIC", 44, 5, OEM, OEM_TABLE, 1);
     madt.write_u32(36, low(LAPIC));
     madt.write_u32(40, PCAT_COMPAT);
-    madt.append_slice(&bytes(&ProcessorLocalApic::new(
-        0,
-        0,
-        EnabledStatus::Enabled,
-    )));
+    for id in 0..processors {
+        let enabled = EnabledStatus::Enabled;
+        madt.append_slice(&bytes(&ProcessorLocalApic::new(id, id, enabled)));
+    }
     madt.append_slice(&bytes(&IoApic::new(IOAPIC_ID, low(IOAPIC), 0)));
     // The timer is at pin 2, the SCI is level triggered and active high.
     madt.append_slice(&source_override(0, 2, 0));
@@ -243,7 +242,7 @@ mod tests {
 
     #[test]
     fn every_table_is_found_and_sums_to_zero() {
-        let image = acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy()));
+        let image = acpi_tables(1, PciRoot::Shown, Some(&Capabilities::legacy()));
         assert_eq!(&image[..8], b"RSD PTR ");
         assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
@@ -259,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_fadt_leads_to_facs_dsdt_and_the_registers() {
-        let image = acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy()));
+        let image = acpi_tables(1, PciRoot::Shown, Some(&Capabilities::legacy()));
         let xsdt = table(&image, u64::from(u32_at(&image, 24)));
         let fadt = table(&image, u64::from(u32_at(xsdt, 36)));
         assert_eq!(&table(&image, u32_at(fadt, 36).into())[..4], b"FACS");
@@ -272,7 +271,19 @@ mod tests {
     }
 
     #[test]
+    fn the_madt_lists_every_processor() {
+        let image = acpi_tables(4, PciRoot::Hidden, None);
+        let xsdt = table(&image, u64::from(u32_at(&image, 24)));
+        let madt = table(&image, u64::from(u32_at(xsdt, 44)));
+        assert_eq!((&madt[..4], sum(madt)), (&b"APIC"[..], 0));
+        // Processor local APIC structure, 5.2.12.2: type, length, processor, id, enabled.
+        let listed: Vec<_> = madt[44..].chunks(8).take(4).collect();
+        let expected = [0u8, 1, 2, 3].map(|id| [0, 8, id, id, 1, 0, 0, 0]);
+        assert_eq!(listed, expected);
+    }
+
+    #[test]
     fn the_tables_fit_below_1_mib() {
-        assert!(acpi_tables(PciRoot::Shown, Some(&Capabilities::legacy())).len() < 0x2_0000);
+        assert!(acpi_tables(8, PciRoot::Shown, Some(&Capabilities::legacy())).len() < 0x2_0000);
     }
 }

@@ -19,6 +19,7 @@ mod virtio_pci;
 
 use std::fmt;
 
+use apic::LocalApic;
 use pc_devices::{
     AcpiPm, Ata, BootTimer, Button, DebugConsole, DebugExit, FwCfg, I8042, I8254, Mc146818,
     MemorySize, ResetControl, SystemControlA, TestDevice, TimerWidth,
@@ -68,6 +69,8 @@ pub enum Chipset {
 pub struct BoardConfig {
     /// Devices.
     pub chipset: Chipset,
+    /// Processors, 1 to [`MAX_PROCESSORS`](Board::MAX_PROCESSORS); more than one need chipset M1.
+    pub processors: u8,
     /// Bytes of RAM, for the CMOS fields.
     pub ram: u64,
     /// Time of day at the start, in seconds since 1970.
@@ -177,9 +180,18 @@ impl Board {
     ///
     /// # Panics
     ///
-    /// When an instruction takes no time, and on a network or a remapping unit without chipset M1.
+    /// When an instruction takes no time, and on a network, a remapping unit or several processors without chipset M1.
     #[must_use]
     pub fn new(config: BoardConfig) -> Self {
+        let processors = config.processors;
+        assert!(
+            (1..=Self::MAX_PROCESSORS).contains(&processors),
+            "{processors} processors"
+        );
+        assert!(
+            processors == 1 || config.chipset == Chipset::M1,
+            "several processors need APICs"
+        );
         let mut rtc = Mc146818::new(config.unix_seconds);
         rtc.set_memory_size(MemorySize {
             below_4g: config.ram.min(LOW_RAM_END),
@@ -206,7 +218,12 @@ impl Board {
         let mut board = Self {
             chipset: config.chipset,
             ports,
-            interrupts: Interrupts::new(config.chipset, config.x2apic, remapping.clone()),
+            interrupts: Interrupts::new(
+                config.chipset,
+                processors,
+                config.x2apic,
+                remapping.clone(),
+            ),
             pit: I8254::new(),
             rtc,
             kbc: I8042::new(),
@@ -216,7 +233,7 @@ impl Board {
             debug_exit: DebugExit::default(),
             boot_timer: BootTimer::default(),
             debug_console: DebugConsole::default(),
-            fw_cfg: fw_cfg(config.ram, config.firmware_files),
+            fw_cfg: fw_cfg(config.ram, processors, config.firmware_files),
             test_device,
             edu,
             pci,
@@ -237,6 +254,9 @@ impl Board {
         board.settle();
         board
     }
+
+    /// Processors that a board can have.
+    pub const MAX_PROCESSORS: u8 = 8;
 
     /// Gives the board a function that somebody else has.
     ///
@@ -288,8 +308,13 @@ impl Board {
     /// At most [`IDLE_STEPS`](Self::IDLE_STEPS) deadlines are skipped in one call; `true` means to
     /// look again.
     pub fn skip_idle(&mut self) -> bool {
+        self.skip_idle_until(Self::requests_interrupt)
+    }
+
+    /// The same, until something else than an interrupt comes.
+    pub(crate) fn skip_idle_until(&mut self, woken: impl Fn(&Self) -> bool) -> bool {
         for _ in 0..Self::IDLE_STEPS {
-            if self.interrupts.requested() || self.outcome.is_some() {
+            if woken(self) || self.outcome.is_some() {
                 return true;
             }
             let Some(deadline) = self.next_deadline() else {
@@ -302,6 +327,33 @@ impl Board {
 
     /// Deadlines that one [`skip_idle`](Self::skip_idle) or one jump in time goes through.
     pub const IDLE_STEPS: usize = 10_000;
+
+    /// Whether the processor that runs has an interrupt to take.
+    pub(crate) fn requests_interrupt(&self) -> bool {
+        self.interrupts.requested()
+    }
+
+    /// Goes on with accesses of `processor`, which has retired `retired` instructions and is one of `sharers` that take
+    /// turns: each instruction takes such a part of its time.
+    pub(crate) fn switch_to(&mut self, processor: usize, retired: u64, sharers: u64) {
+        self.clock.switch(retired, sharers);
+        self.interrupts.select(processor);
+    }
+
+    /// A processor's local APIC, on a board with several.
+    pub(crate) fn lapic(&self, processor: usize) -> &LocalApic {
+        &self.interrupts.lapics()[processor]
+    }
+
+    pub(crate) fn lapic_mut(&mut self, processor: usize) -> &mut LocalApic {
+        &mut self.interrupts.lapics_mut()[processor]
+    }
+
+    /// How many processors there are.
+    #[must_use]
+    pub fn processors(&self) -> usize {
+        self.interrupts.lapics().len().max(1)
+    }
 
     /// Why the machine should stop, once the guest has said so.
     #[must_use]
@@ -433,7 +485,7 @@ impl Board {
         self.kbc.advance(ns);
         self.pm.advance(ns);
         self.advance_network(ns);
-        if let Some(lapic) = self.interrupts.lapic_mut() {
+        for lapic in self.interrupts.lapics_mut() {
             lapic.advance(ns);
         }
     }
@@ -487,10 +539,7 @@ impl Board {
         }
         self.note_requests();
         self.note_outcome();
-        let lapic = self
-            .interrupts
-            .lapic()
-            .and_then(apic::LocalApic::next_deadline);
+        let lapics = self.interrupts.lapics().iter();
         let deadlines = [
             self.pit.next_deadline(),
             self.rtc.next_deadline(),
@@ -498,7 +547,7 @@ impl Board {
             self.pm.next_deadline(),
             self.network.as_ref().and_then(Network::next_deadline),
             self.assigned.as_ref().and_then(Assigned::next_deadline),
-            lapic,
+            lapics.filter_map(LocalApic::next_deadline).min(),
         ];
         self.deadline_ns = deadlines.into_iter().flatten().min().unwrap_or(u64::MAX);
     }
@@ -558,10 +607,9 @@ impl Board {
 
     fn note_outcome(&mut self) {
         let reset = self.kbc.take_reset() | self.port_92.take_reset() | self.reset.take_reset();
-        let init = self
-            .interrupts
-            .lapic_mut()
-            .is_some_and(apic::LocalApic::take_init);
+        // No firmware waits at the reset vector for a bootstrap processor that alone is new.
+        let bootstrap = self.interrupts.lapics_mut().first_mut();
+        let init = bootstrap.is_some_and(LocalApic::take_init);
         let asked = match (self.pm.take_sleep(), self.debug_exit.code()) {
             (Some(S5_SLEEP_TYPE), _) => Some(Outcome::PowerOff),
             (Some(sleep), _) => Some(Outcome::Sleep(sleep)),
@@ -573,12 +621,13 @@ impl Board {
     }
 }
 
-/// What firmware is told: one processor, how much RAM, and what the user has for it.
-fn fw_cfg(ram: u64, files: Vec<(String, Vec<u8>)>) -> FwCfg {
+/// What firmware is told: how many processors, how much RAM, and what the user has for it.
+fn fw_cfg(ram: u64, processors: u8, files: Vec<(String, Vec<u8>)>) -> FwCfg {
+    let processors = u16::from(processors).to_le_bytes().to_vec();
     let mut device = FwCfg::new();
     device.insert(FwCfg::RAM_SIZE, ram.to_le_bytes().to_vec());
-    device.insert(FwCfg::PROCESSORS, 1u16.to_le_bytes().to_vec());
-    device.insert(FwCfg::MAX_PROCESSORS, 1u16.to_le_bytes().to_vec());
+    device.insert(FwCfg::PROCESSORS, processors.clone());
+    device.insert(FwCfg::MAX_PROCESSORS, processors);
     for (name, bytes) in files {
         device
             .insert_file(&name, bytes)

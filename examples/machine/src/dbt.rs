@@ -6,20 +6,20 @@ use std::time::{Duration, Instant};
 
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
 use x86_dbt::{
-    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, InterruptSource,
-    PagingObserver, Registers, Segment, State, Stats, TableRegister, TlbStats, TranslatorStats,
-    Vendor,
+    Cpu, Cpuid, ECX_TSC_DEADLINE, ECX_X2APIC, EDX_APIC, Exit, Features, PagingObserver, Registers,
+    Segment, State, Stats, TableRegister, TlbStats, TranslatorStats, Vendor,
 };
 
 use crate::board::{Board, Chipset, TSC_HZ};
 use crate::engine::{EngineError, Stop};
 use crate::lockstep::{CHUNK, chunk};
+use crate::processors::Processors;
 use crate::start_state::{self, StartState};
 
-/// A virtual machine with one processor of ours.
+/// A virtual machine with processors of ours.
 #[derive(Debug)]
 pub struct DbtEngine {
-    pub(crate) cpu: Cpu,
+    pub(crate) processors: Processors,
     ram: GuestMemoryMmap,
     idling: Idling,
     started: Instant,
@@ -52,7 +52,7 @@ enum Idling {
     WithHost,
 }
 
-/// What a run cost.
+/// What a run cost, of all processors together.
 #[derive(Clone, Copy, Debug)]
 pub struct DbtCost {
     /// Instructions retired.
@@ -68,7 +68,7 @@ pub struct DbtCost {
 }
 
 impl DbtEngine {
-    /// Creates the processor over `ram`, in `start`.
+    /// Creates one processor over `ram`, in `start`.
     ///
     /// # Errors
     ///
@@ -79,18 +79,42 @@ impl DbtEngine {
         chipset: Chipset,
         model: CpuModel,
     ) -> Result<Self, EngineError> {
+        Self::with_processors(1, ram, start, chipset, model)
+    }
+
+    /// Creates so many processors, of which the first is in `start` and the others wait for INIT and start-up messages. The
+    /// board must have as many.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    ///
+    /// # Panics
+    ///
+    /// Without any processor.
+    pub fn with_processors(
+        count: u8,
+        ram: &GuestMemoryMmap,
+        start: &StartState,
+        chipset: Chipset,
+        model: CpuModel,
+    ) -> Result<Self, EngineError> {
+        assert!(count > 0, "a machine has a processor");
         let pinned = x86_dbt::Ram::new(ram.clone()).map_err(EngineError::Ram)?;
         let vendor = match model {
             CpuModel::Default | CpuModel::Max | CpuModel::MaxXapic => Vendor::Amd,
             CpuModel::MaxIntel => Vendor::Intel,
         };
-        let cpuid = Cpuid::new(vendor, features(chipset, model), TSC_HZ);
-        let mut cpu = Cpu::new(cpuid, pinned).map_err(EngineError::Stubs)?;
+        let cpuid = Cpuid::new(vendor, features(chipset, model), TSC_HZ).with_processors(count);
+        let cpu = |id| Cpu::new(cpuid.clone().with_apic_id(id), pinned.clone());
+        let cpus: Result<Vec<_>, _> = (0..count).map(cpu).collect();
+        let mut processors = Processors::new(cpus.map_err(EngineError::Stubs)?);
+        let cpu = processors.bootstrap();
         let state = state(start, &cpu.state());
         cpu.set_state(&state);
         let started = Instant::now();
         Ok(Self {
-            cpu,
+            processors,
             ram: ram.clone(),
             idling: Idling::CatchUp,
             started,
@@ -100,7 +124,7 @@ impl DbtEngine {
 
     /// Sets how often a block is interpreted before it is translated; `None`: never.
     pub fn set_translation(&mut self, after: Option<u32>) {
-        self.cpu.set_translation(after);
+        self.processors.set_translation(after);
     }
 
     /// Lets a halted guest's time pass at once instead of the host's, so that a run depends on
@@ -122,7 +146,9 @@ impl DbtEngine {
     /// When memory has no host address.
     pub fn digest(&self) -> Result<u64, EngineError> {
         let mut hasher = DefaultHasher::new();
-        format!("{:?}", self.cpu.state()).hash(&mut hasher);
+        for state in self.processors.states() {
+            format!("{state:?}").hash(&mut hasher);
+        }
         for region in self.ram.iter() {
             for offset in (0..region.len()).step_by(CHUNK) {
                 chunk(region, offset)?.hash(&mut hasher);
@@ -131,21 +157,27 @@ impl DbtEngine {
         Ok(hasher.finish())
     }
 
-    /// Sets who is told of the guest's page tables from now on.
+    /// Sets who is told of the page tables of the first processor from now on.
     pub fn observe_paging(&mut self, observer: Box<dyn PagingObserver>) {
-        self.cpu.observe_paging(observer);
+        self.processors.bootstrap().observe_paging(observer);
     }
 
     /// What the guest has cost so far.
     #[must_use]
     pub fn cost(&self) -> DbtCost {
-        DbtCost {
-            instructions: self.cpu.retired(),
+        let mut cost = DbtCost {
+            instructions: self.processors.retired(),
             busy: self.busy,
-            stats: self.cpu.stats(),
-            tlb: self.cpu.tlb_stats(),
-            translator: self.cpu.translator_stats(),
+            stats: Stats::default(),
+            tlb: TlbStats::default(),
+            translator: TranslatorStats::default(),
+        };
+        for cpu in self.processors.cpus() {
+            cost.stats += cpu.stats();
+            cost.tlb += cpu.tlb_stats();
+            cost.translator += cpu.translator_stats();
         }
+        cost
     }
 
     /// Runs until the guest stops the machine, or for `limit` of host time.
@@ -153,18 +185,18 @@ impl DbtEngine {
         let end = Instant::now() + limit;
         loop {
             let entered = Instant::now();
-            let exit = self.cpu.run(board, SLICE);
+            let exit = self.processors.run(board, SLICE);
             self.busy += entered.elapsed();
             if let Some(outcome) = board.outcome() {
                 return Stop::Outcome(outcome);
             }
             match exit {
                 Exit::Shutdown => return Stop::Shutdown,
-                Exit::Halt if !self.can_wake() && !board.interrupt_pending() => {
+                Exit::Halt if !self.processors.can_wake() && !self.processors.is_woken(board) => {
                     return Stop::Halted;
                 }
                 Exit::Halt if self.idling == Idling::Skip => {
-                    if !board.skip_idle() {
+                    if !self.processors.skip_idle(board) {
                         return Stop::Halted;
                     }
                 }
@@ -177,13 +209,9 @@ impl DbtEngine {
         }
     }
 
-    fn can_wake(&self) -> bool {
-        self.cpu.registers().rflags & RFLAGS_IF != 0
-    }
-
     /// Lets a halted guest's time pass, which never runs ahead of the host's.
     fn idle(&self, board: &mut Board, end: Instant) {
-        if board.interrupt_pending() {
+        if self.processors.is_woken(board) {
             return;
         }
         let Some(deadline) = board.next_deadline() else {
@@ -267,4 +295,3 @@ fn table(from: start_state::DescriptorTable) -> TableRegister {
 const SLICE: u64 = 3_000_000;
 /// How long to sleep when only input can wake the guest.
 const NAP: Duration = Duration::from_millis(5);
-const RFLAGS_IF: u64 = 1 << 9;

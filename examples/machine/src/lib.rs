@@ -10,6 +10,7 @@ mod kvm;
 pub mod layout;
 mod lockstep;
 mod probe;
+mod processors;
 mod start_state;
 mod tap;
 mod user_network;

@@ -53,7 +53,7 @@ impl Lockstep {
     ) -> Self {
         let machine = |(engine, ram)| Machine { engine, ram };
         let (subject, mut reference) = (machine(subject), machine(reference));
-        reference.engine.cpu.set_translation(None);
+        reference.engine.processors.set_translation(None);
         Self {
             subject,
             reference,
@@ -84,10 +84,11 @@ impl Lockstep {
     pub fn run(&mut self, board: &mut Board, limit: Duration) -> Result<Stop, EngineError> {
         let end = Instant::now() + limit;
         loop {
-            let from = self.subject.engine.cpu.retired();
+            let from = self.subject.engine.processors.retired();
             let budget = self.budgets.next();
-            let exit = self.subject.engine.cpu.run(board, budget);
-            let expected = self.reference.engine.cpu.run(&mut self.board, budget);
+            let exit = self.subject.engine.processors.run(board, budget);
+            let reference = &mut self.reference.engine.processors;
+            let expected = reference.run(&mut self.board, budget);
             self.compare(from, exit, expected)?;
             if let Some(outcome) = board.outcome() {
                 self.compare_memory(from)?;
@@ -106,15 +107,17 @@ impl Lockstep {
 
     /// Lets a halted guest's time pass at once; `false` if nothing will ever wake it.
     fn skip_idle(&mut self, board: &mut Board) -> bool {
-        board.skip_idle() && self.board.skip_idle()
+        let (subject, reference) = (&self.subject.engine, &self.reference.engine);
+        subject.processors.skip_idle(board) && reference.processors.skip_idle(&mut self.board)
     }
 
     fn compare(&mut self, from: u64, exit: Exit, expected: Exit) -> Result<(), EngineError> {
         self.compared += 1;
-        let (subject, reference) = (&self.subject.engine.cpu, &self.reference.engine.cpu);
+        let subject = &self.subject.engine.processors;
+        let reference = &self.reference.engine.processors;
         let same = exit == expected
             && subject.retired() == reference.retired()
-            && subject.state() == reference.state();
+            && subject.states().eq(reference.states());
         if !same {
             let mut text = String::new();
             let _ = write!(
@@ -138,7 +141,11 @@ impl Lockstep {
                 let (a, b) = (chunk(subject, offset)?, chunk(reference, offset)?);
                 if let Some(at) = a.iter().zip(&b).position(|(a, b)| a != b) {
                     let text = format!("memory at {:#x}", start + offset + at as u64);
-                    return Err(diverged(from, self.subject.engine.cpu.retired(), text));
+                    return Err(diverged(
+                        from,
+                        self.subject.engine.processors.retired(),
+                        text,
+                    ));
                 }
             }
         }

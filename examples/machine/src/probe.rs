@@ -85,6 +85,7 @@ fn time_loop() -> Result<Duration, Box<dyn std::error::Error>> {
     let mut engine = KvmEngine::new(&ram, &start, Chipset::M0, Controllers::Board)?;
     let mut board = Board::new(BoardConfig {
         chipset: Chipset::M0,
+        processors: 1,
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,

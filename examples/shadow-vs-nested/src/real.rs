@@ -38,12 +38,13 @@ pub(crate) fn costs(kernel: &Path, args: &Args) -> Result<(String, Vec<(&'static
         initrd: initrd.as_deref(),
         command_line: &args.cmdline,
         entry: ElfEntry::Auto,
-        acpi: Some(&machine::acpi_tables(PciRoot::Hidden, None)),
+        acpi: Some(&machine::acpi_tables(1, PciRoot::Hidden, None)),
     };
     let start = kernel::load(&ram, &guest)?;
     let mut engine = DbtEngine::new(&ram, &start, Chipset::M1, CpuModel::Default)?;
     let mut board = Board::new(BoardConfig {
         chipset: Chipset::M1,
+        processors: 1,
         ram: bytes,
         unix_seconds: 0,
         ns_per_instruction: 1,

@@ -38,7 +38,7 @@ impl LocalApic {
     fn read_xapic(&mut self, register: u8) -> u32 {
         self.counters.reads[usize::from(register)] += 1;
         match register {
-            ID => self.config.id << 24,
+            ID => u32::from(self.s.xapic_id) << 24,
             LDR => self.s.ldr,
             DFR => self.s.dfr,
             ICR_HIGH => high_word(self.s.icr),
@@ -67,6 +67,8 @@ impl LocalApic {
                 let destination = Destination::from_byte(id, value & ICR_LOGICAL != 0);
                 return self.send(value, destination);
             }
+            // "Processor model specific" (SDM 11.4.6); processors with x2APIC have it read only.
+            ID if !self.config.x2apic => self.s.xapic_id = value.to_le_bytes()[3],
             // Read only; a write is no error of ESR's.
             ID | VERSION | APR | PPR | RRD | ISR..=IRR_LAST | CURRENT_COUNT => {}
             _ if self.write_common(register, value) => {}

@@ -88,6 +88,7 @@ impl LocalApic {
         // "When [the APIC] is re-enabled its state is that of power-up or reset" (SDM 11.4.3).
         if is == LapicMode::Disabled {
             reset_registers(&mut self.s);
+            self.s.xapic_id = self.config.id.to_le_bytes()[0];
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ impl LocalApic {
         let mut page = [0; 1024];
         for register in 0..64u8 {
             let value = match register {
-                ID => self.config.id << 24,
+                ID => u32::from(self.s.xapic_id) << 24,
                 LDR => self.s.ldr,
                 DFR => self.s.dfr,
                 ICR_HIGH => {

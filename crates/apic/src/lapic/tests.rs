@@ -409,6 +409,58 @@ fn init_resets_but_keeps_the_base() {
 }
 
 #[test]
+fn init_takes_along_what_came_before_it() {
+    let mut lapic = enabled();
+    for (delivery, vector) in [
+        (DeliveryMode::Nmi, 0),
+        (DeliveryMode::StartUp, 0x10),
+        (DeliveryMode::Init, 0),
+    ] {
+        lapic.accept(&Message {
+            delivery,
+            ..fixed(vector, Trigger::Edge)
+        });
+    }
+    assert!(lapic.has_init() && !lapic.has_nmi() && !lapic.has_start_up());
+    lapic.accept(&Message {
+        delivery: DeliveryMode::StartUp,
+        ..fixed(0x9a, Trigger::Edge)
+    });
+    assert!(lapic.has_start_up());
+    assert_eq!(lapic.take_start_up(), Some(0x9a));
+}
+
+#[test]
+fn the_id_can_be_written_where_there_is_no_x2apic_mode() {
+    let with = |x2apic| {
+        let mut lapic = LocalApic::new(LocalApicConfig {
+            id: 3,
+            x2apic,
+            ..CONFIG
+        });
+        out(&mut lapic, 0x20, 0x0700_0000);
+        lapic
+    };
+    let mut lapic = with(true);
+    assert_eq!(get(&mut lapic, 0x20), 0x0300_0000);
+    assert!(lapic.matches(Destination::Physical(3)));
+    let mut lapic = with(false);
+    assert_eq!(get(&mut lapic, 0x20), 0x0700_0000);
+    assert!(lapic.matches(Destination::Physical(7)) && !lapic.matches(Destination::Physical(3)));
+    lapic.init_reset();
+    assert_eq!(get(&mut lapic, 0x20), 0x0700_0000);
+    // Off and on again: as after reset.
+    for base in [0xfee0_0000, 0xfee0_0800] {
+        lapic.write_msr(0x1b, base).unwrap();
+    }
+    assert_eq!(get(&mut lapic, 0x20), 0x0300_0000);
+    let mut forged = with(true).state();
+    forged.xapic_id = 7;
+    let config = LocalApicConfig { id: 3, ..CONFIG };
+    assert!(LocalApic::restore(config, forged).is_err());
+}
+
+#[test]
 fn odd_accesses_are_harmless() {
     let mut lapic = enabled();
     for offset in (0..0x420).chain([0xfff, 0x1000, u64::MAX]) {

@@ -89,9 +89,8 @@ pub(super) fn integer(i: &Instruction, op: &mut Op) -> Option<Handler> {
                 data::bound::<u32>
             }
         }
-        M::Nop | M::Pause | M::Reservednop | M::Endbr32 | M::Endbr64 | M::Rdsspd | M::Rdsspq => {
-            data::nop
-        }
+        M::Pause => system::pause,
+        M::Nop | M::Reservednop | M::Endbr32 | M::Endbr64 | M::Rdsspd | M::Rdsspq => data::nop,
         // A prefetch that faults is dropped, and nothing else of it shows.
         M::Prefetch
         | M::Prefetchw

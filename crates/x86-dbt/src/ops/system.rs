@@ -361,6 +361,15 @@ pub(crate) fn hlt(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
     Ok(())
 }
 
+/// PAUSE.
+pub(crate) fn pause(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
+    if cpu.pause_ends_run {
+        cpu.limit = cpu.ticks + 1;
+        cpu.events |= EVENT_BREAK | EVENT_POLL;
+    }
+    Ok(())
+}
+
 /// INVD, WBINVD, WBNOINVD: there is no cache to act on.
 pub(crate) fn cache(cpu: &mut Cpu, _: &mut dyn Platform, _: &Op) -> Result {
     require_ring0(cpu)

@@ -52,6 +52,8 @@ struct Link {
 pub(crate) struct Translator {
     /// How often a block is interpreted before it is translated.
     pub(super) threshold: Option<u32>,
+    /// PAUSE is left to the interpreter.
+    pub(crate) simulates_pause: bool,
     arena: Arena,
     pub(super) units: Vec<Unit>,
     links: Vec<Link>,
@@ -71,6 +73,7 @@ impl Translator {
     pub(crate) fn new() -> io::Result<Self> {
         Ok(Self {
             threshold: Some(THRESHOLD),
+            simulates_pause: false,
             arena: Arena::new(ARENA_BYTES)?,
             units: Vec::new(),
             links: Vec::new(),
@@ -272,7 +275,8 @@ impl Translator {
         bytes: &[u8],
     ) -> Option<UnitId> {
         let id = UnitId(u32::try_from(self.units.len()).ok()?);
-        let mut lowered = Lowering::new(block, instructions, bytes, mode, id).run();
+        let mut lowered =
+            Lowering::new(block, instructions, bytes, mode, id, self.simulates_pause).run();
         if self.units.len() >= Site::UNITS_MAX || self.links.len() + lowered.links.len() > LINKS_MAX
         {
             return None;

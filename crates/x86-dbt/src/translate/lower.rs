@@ -7,7 +7,7 @@
 
 use core::mem::offset_of;
 
-use iced_x86::{Encoder, Instruction, InstructionInfoFactory, OpKind};
+use iced_x86::{Encoder, Instruction, InstructionInfoFactory, Mnemonic, OpKind};
 
 use super::access::Repin;
 use super::classify::{Class, Registers, classify};
@@ -80,10 +80,14 @@ impl<'a> Lowering<'a> {
         bytes: &'a [u8],
         mode: Mode,
         unit: UnitId,
+        simulates_pause: bool,
     ) -> Self {
         let pairs = instructions.iter().zip(block.ops.iter());
         let mut classes: Vec<_> = pairs
-            .map(|(i, op)| classify(i, op, mode.floats()))
+            .map(|(i, op)| match i.mnemonic() {
+                Mnemonic::Pause if simulates_pause => Class::Simulate,
+                _ => classify(i, op, mode.floats()),
+            })
             .collect();
         let is_simulated = |class: &Class| *class == Class::Simulate;
         let untranslated = classes.iter().map(is_simulated).collect();

@@ -21,6 +21,7 @@ mod site;
 mod string;
 mod transfer;
 
+use std::ops::AddAssign;
 use std::rc::Rc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction};
@@ -78,6 +79,25 @@ pub struct TranslatorStats {
     pub chained: u64,
     /// Times all translations were thrown away.
     pub resets: u64,
+}
+
+impl AddAssign for TranslatorStats {
+    /// Adds what another translator did.
+    fn add_assign(&mut self, other: Self) {
+        self.units += other.units;
+        self.instructions += other.instructions;
+        self.left_to_interpreter += other.left_to_interpreter;
+        self.code_bytes += other.code_bytes;
+        self.entries += other.entries;
+        self.simulated += other.simulated;
+        self.simulated_untranslated += other.simulated_untranslated;
+        self.simulated_trapped += other.simulated_trapped;
+        self.clusters += other.clusters;
+        self.adapted += other.adapted;
+        self.cooled += other.cooled;
+        self.chained += other.chained;
+        self.resets += other.resets;
+    }
 }
 
 impl Mode {

@@ -16,7 +16,9 @@ fn file(sealed: bool) -> OwnedFd {
     let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
     let file = memfd_create("test", flags).unwrap();
     ftruncate(&file, SIZE).unwrap();
-    let bytes: Vec<u8> = (0..SIZE).map(|number| (number >> 4) as u8).collect();
+    let bytes: Vec<u8> = (0..SIZE)
+        .map(|number| (number >> 4).to_le_bytes()[0])
+        .collect();
     File::from(file.try_clone().unwrap())
         .write_all_at(&bytes, 0)
         .unwrap();
@@ -118,7 +120,8 @@ fn memory_without_a_file_is_asked_for() {
                     address: 0x1100, ..
                 } => refusal(&header, 22),
                 Request::DmaRead { count, .. } => {
-                    Reply::Data(vec![7; *count as usize]).encode(header.id, &request)
+                    Reply::Data(vec![7; usize::try_from(*count).unwrap()])
+                        .encode(header.id, &request)
                 }
                 _ => Reply::Done.encode(header.id, &request),
             };

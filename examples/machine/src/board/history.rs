@@ -93,7 +93,12 @@ impl History {
 
 impl Board {
     /// From now on keeps what the guest does with its local APIC and its 8259A pair.
+    ///
+    /// # Panics
+    ///
+    /// When there are several processors.
     pub fn record_interrupts(&mut self) {
+        assert_eq!(self.processors(), 1, "one processor's history");
         self.history = Some(History::new());
     }
 

@@ -19,34 +19,47 @@ pub(super) struct Interrupts {
     pub(super) pic: I8259Pair,
     apics: Option<Apics>,
     lines: u32,
+    /// INTR of the processor that runs.
     requested: bool,
 }
 
 #[derive(Debug)]
 struct Apics {
-    lapics: [LocalApic; 1],
+    /// One for each processor, by its number, which is its id; the first is the bootstrap processor's.
+    lapics: Vec<LocalApic>,
+    /// The processor that runs: whose accesses these are.
+    current: usize,
     ioapic: IoApic,
     /// What all but the local APICs' own messages go through.
     remapping: Option<Remapping>,
 }
 
 impl Interrupts {
-    pub(super) fn new(chipset: Chipset, x2apic: bool, remapping: Option<Remapping>) -> Self {
+    pub(super) fn new(
+        chipset: Chipset,
+        processors: u8,
+        x2apic: bool,
+        remapping: Option<Remapping>,
+    ) -> Self {
         let mut pic = I8259Pair::new();
         let apics = (chipset == Chipset::M1).then(|| {
             // Firmware makes the SCI and PCI's interrupt level triggered.
             pic.write(0x4d0, &[1 << ASSIGNED_IRQ]);
             pic.write(0x4d1, &[1 << (SCI - 8) | 1 << (NETWORK_IRQ - 8)]);
-            Apics {
-                lapics: [LocalApic::new(LocalApicConfig {
-                    id: 0,
-                    bootstrap: true,
+            let lapic = |id: u8| {
+                LocalApic::new(LocalApicConfig {
+                    id: id.into(),
+                    bootstrap: id == 0,
                     x2apic,
-                    virtual_wire: true,
+                    virtual_wire: id == 0,
                     timer_hz: APIC_TIMER_HZ,
                     tsc_hz: TSC_HZ,
                     physical_address_bits: 40,
-                })],
+                })
+            };
+            Apics {
+                lapics: (0..processors).map(lapic).collect(),
+                current: 0,
                 ioapic: IoApic::new(IOAPIC_ID, IoApicVersion::V20),
                 remapping,
             }
@@ -97,9 +110,9 @@ impl Interrupts {
             None => self.pic.intr(),
             Some(apics) => {
                 apics.drain();
-                let [lapic] = &mut apics.lapics;
-                lapic.set_lint(0, self.pic.intr());
-                lapic.pending().is_some()
+                // The 8259A pair is wired to the bootstrap processor alone.
+                apics.lapics[0].set_lint(0, self.pic.intr());
+                apics.lapic().pending().is_some()
             }
         };
     }
@@ -111,7 +124,7 @@ impl Interrupts {
     pub(super) fn acknowledge(&mut self) -> Option<u8> {
         let vector = match &mut self.apics {
             None => self.pic.intr().then(|| self.pic.acknowledge()),
-            Some(apics) => match apics.lapics[0].acknowledge() {
+            Some(apics) => match apics.lapic_mut().acknowledge() {
                 Some(Pending::Vector(vector)) => Some(vector),
                 Some(Pending::External) => Some(self.pic.acknowledge()),
                 None => None,
@@ -121,12 +134,33 @@ impl Interrupts {
         vector
     }
 
+    /// From now on accesses are `processor`'s.
+    pub(super) fn select(&mut self, processor: usize) {
+        if let Some(apics) = &mut self.apics {
+            assert!(processor < apics.lapics.len(), "there is no such processor");
+            apics.current = processor;
+            self.requested = apics.lapic().pending().is_some();
+        }
+    }
+
+    /// The local APIC of the processor that runs.
     pub(super) fn lapic(&self) -> Option<&LocalApic> {
-        self.apics.as_ref().map(|apics| &apics.lapics[0])
+        self.apics.as_ref().map(Apics::lapic)
     }
 
     pub(super) fn lapic_mut(&mut self) -> Option<&mut LocalApic> {
-        self.apics.as_mut().map(|apics| &mut apics.lapics[0])
+        self.apics.as_mut().map(Apics::lapic_mut)
+    }
+
+    /// Every processor's local APIC; none on a board without.
+    pub(super) fn lapics(&self) -> &[LocalApic] {
+        self.apics.as_ref().map_or(&[], |apics| &apics.lapics)
+    }
+
+    pub(super) fn lapics_mut(&mut self) -> &mut [LocalApic] {
+        self.apics
+            .as_mut()
+            .map_or(&mut [], |apics| &mut apics.lapics)
     }
 
     /// Which of the memory-mapped controllers answers at `gpa`, and at which offset.
@@ -134,7 +168,8 @@ impl Interrupts {
         let apics = self.apics.as_ref()?;
         let within =
             |base: u64, length: u64| gpa.checked_sub(base).filter(|&offset| offset < length);
-        let lapic = apics.lapics[0]
+        let lapic = apics
+            .lapic()
             .mmio_base()
             .and_then(|base| within(base, LocalApic::LENGTH));
         let ioapic = within(IOAPIC, IoApic::LENGTH);
@@ -146,7 +181,7 @@ impl Interrupts {
     pub(super) fn read(&mut self, window: Window, offset: u64, data: &mut [u8]) {
         let Some(apics) = &mut self.apics else { return };
         match window {
-            Window::LocalApic => apics.lapics[0].read(offset, data),
+            Window::LocalApic => apics.lapic_mut().read(offset, data),
             Window::IoApic => apics.ioapic.read(offset, data),
         }
     }
@@ -155,7 +190,7 @@ impl Interrupts {
         let Some(apics) = &mut self.apics else { return };
         match window {
             Window::LocalApic => {
-                let output = apics.lapics[0].write(offset, data);
+                let output = apics.lapic_mut().write(offset, data);
                 apics.route(output);
             }
             Window::IoApic => apics.ioapic.write(offset, data),
@@ -171,7 +206,7 @@ impl Interrupts {
         let Some(apics) = &mut self.apics else {
             return false;
         };
-        let Ok(output) = apics.lapics[0].write_msr(index, value) else {
+        let Ok(output) = apics.lapic_mut().write_msr(index, value) else {
             return false;
         };
         apics.route(output);
@@ -188,10 +223,18 @@ pub(super) enum Window {
 }
 
 impl Apics {
+    fn lapic(&self) -> &LocalApic {
+        &self.lapics[self.current]
+    }
+
+    fn lapic_mut(&mut self) -> &mut LocalApic {
+        &mut self.lapics[self.current]
+    }
+
     fn route(&mut self, output: Option<Output>) {
         match output {
             Some(Output::EndOfInterrupt(vector)) => self.ioapic.end_of_interrupt(vector),
-            Some(Output::Message(message)) => self.deliver(&message, Some(0)),
+            Some(Output::Message(message)) => self.deliver(&message, Some(self.current)),
             None => {}
         }
     }
@@ -201,6 +244,7 @@ impl Apics {
             lapics,
             ioapic,
             remapping,
+            ..
         } = self;
         let Some(remapping) = remapping else {
             return ioapic.send_pending(|message| deliver(message, lapics, None) > 0);

@@ -22,6 +22,7 @@ fn board(chipset: Chipset) -> (Board, Shared) {
     let output = Shared::default();
     let board = Board::new(BoardConfig {
         chipset,
+        processors: 1,
         ram: 128 << 20,
         unix_seconds: 1_000_000_000,
         ns_per_instruction: 10,
@@ -269,6 +270,7 @@ fn board_behind_a_unit() -> (Board, Ram) {
     let ram = crate::kernel::allocate_ram(1 << 20).unwrap();
     let board = Board::new(BoardConfig {
         chipset: Chipset::M1,
+        processors: 1,
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 10,

@@ -44,6 +44,7 @@ fn run(code: &[u8], start: &StartState, chipset: Chipset, controllers: Controlle
     let output = Shared::default();
     let mut board = Board::new(BoardConfig {
         chipset,
+        processors: 1,
         ram: 1 << 20,
         unix_seconds: 0,
         ns_per_instruction: 1,
