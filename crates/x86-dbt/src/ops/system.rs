@@ -401,7 +401,7 @@ pub(crate) fn invpcid(cpu: &mut Cpu, p: &mut dyn Platform, op: &Op) -> Result {
     if kind > 3
         || low >> 12 != 0
         || of_one && !pcids && low != 0
-        || kind == 0 && !cpu.is_canonical(address)
+        || kind == 0 && !cpu.is_canonical_base(address)
     {
         return Err(GP0);
     }
