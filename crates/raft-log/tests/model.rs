@@ -77,6 +77,11 @@ fn planted_bugs_are_found() {
         (Mutation::VoteForLongestLog, three),
         (Mutation::ReadByOldRound, read),
     ] {
+        // The last three take 80,000 to 800,000 states.
+        if cfg!(debug_assertions) && (bounds == three || bounds == read) {
+            eprintln!("skipped: {mutation:?} takes a release build");
+            continue;
+        }
         let bounds = Bounds {
             mutation: Some(mutation),
             ..bounds
