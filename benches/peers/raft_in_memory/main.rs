@@ -1,8 +1,11 @@
-//! What an entry costs three servers in one thread and in memory, beside raft-rs: CPU time, allocations, messages.
+//! What an entry costs three servers in one thread and in memory, beside raft-rs and, with its feature, openraft: CPU time,
+//! allocations, messages.
 //!
 //! The two take turns; medians of five. The driver is the same for both: propose while less than a window of entries
 //! waits, let each server do what it wants done, deliver every message. An argument is thousands of entries.
 
+#[cfg(feature = "openraft")]
+mod open_raft;
 mod ours;
 mod raft_rs;
 
@@ -84,6 +87,8 @@ fn main() {
         let ours = print("raft-log", load, &ours);
         let theirs = print("raft-rs 0.7", load, &theirs);
         println!("{:<40} {:>7.2}x", "", ours / theirs);
+        #[cfg(feature = "openraft")]
+        println!("{:<40} {:>7.2}x", "", ours / print("openraft 0.10", load, &openraft(load, entries)));
     }
 }
 
@@ -108,11 +113,32 @@ fn measure<C: Cluster>(load: Load, entries: u64) -> Cost {
     }
 }
 
+/// Its driver is its own: tasks on one thread, a client for each entry of the window. It puts together what waits, and
+/// counts no messages.
+#[cfg(feature = "openraft")]
+fn openraft(load: Load, entries: u64) -> Vec<Cost> {
+    let cluster = open_raft::Cluster::new();
+    let mut costs = Vec::new();
+    for _ in 0..5 {
+        let before = process();
+        cluster.write(entries, load.bytes, load.window);
+        let after = process();
+        let per = |counter: usize| (after[counter] - before[counter]) as f64 / entries as f64;
+        costs.push(Cost { nanoseconds: per(0), allocations: per(1), bytes: per(2), messages: f64::NAN });
+    }
+    costs
+}
+
 fn counters(cluster: &impl Cluster) -> [u64; 4] {
+    let [nanoseconds, allocations, bytes] = process();
+    [nanoseconds, allocations, bytes, cluster.messages()]
+}
+
+fn process() -> [u64; 3] {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     let nanoseconds = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    [nanoseconds, read(&ALLOCATIONS), read(&BYTES), cluster.messages()]
+    [nanoseconds, read(&ALLOCATIONS), read(&BYTES)]
 }
 
 fn print(name: &str, load: Load, costs: &[Cost]) -> f64 {

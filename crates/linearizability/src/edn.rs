@@ -41,6 +41,17 @@ impl Edn {
         self.error(ReadProblem::Expected(what))
     }
 
+    /// This map with another value under a keyword that it has.
+    pub(crate) fn with_field(mut self, name: &str, value: Self) -> Self {
+        if let Value::Map(pairs) = &mut self.value {
+            let named = |key: &Self| matches!(&key.value, Value::Keyword(word) if word == name);
+            if let Some((_, old)) = pairs.iter_mut().find(|(key, _)| named(key)) {
+                *old = value;
+            }
+        }
+        self
+    }
+
     /// The value under a keyword of this map.
     pub(crate) fn field(&self, name: &str) -> Option<&Self> {
         let Value::Map(pairs) = &self.value else {

@@ -1,5 +1,7 @@
 //! Histories in EDN, one map for each event, as Jepsen stores them.
 
+use std::collections::BTreeMap;
+
 use crate::edn::{Edn, Value, read};
 use crate::jepsen_log::RegisterHistory;
 use crate::read_error::{ReadError, ReadProblem};
@@ -35,6 +37,42 @@ pub fn key_value_history(text: &str) -> Result<KeyValueHistory, ReadError> {
 /// As [`key_value_history`].
 pub fn register_history(text: &str) -> Result<RegisterHistory, ReadError> {
     history(text, register_input, register_output)
+}
+
+/// Reads events of many registers, as Jepsen's `independent` makes them: each `:value` is `[key value]`.
+///
+/// `{:process 0, :type :invoke, :f :cas, :value [17 [1 2]]}` asks register 17. Keys are integers, strings or keywords, and
+/// become text. Each register's history is checked by itself; linearizability is local (Herlihy and Wing 1990, section
+/// 3.2). As [`register_history`] otherwise.
+///
+/// # Errors
+///
+/// As [`key_value_history`].
+pub fn independent_registers(text: &str) -> Result<BTreeMap<String, RegisterHistory>, ReadError> {
+    let mut recorders = BTreeMap::new();
+    for event in events(read(text)?) {
+        if process(&event)?.is_none() {
+            continue;
+        }
+        let value = required(&event, "value")?;
+        let (key, value) = match &value.value {
+            Value::Vector(items) if items.len() == 2 => (name(&items[0])?, items[1].clone()),
+            _ => return Err(value.expected("a key and a value in brackets")),
+        };
+        let recorder = recorders.entry(key).or_default();
+        let event = event.with_field("value", value);
+        record(recorder, &event, register_input, register_output)?;
+    }
+    let finished = |(key, recorder): (String, Recorder<_, _>)| (key, recorder.finish());
+    Ok(recorders.into_iter().map(finished).collect())
+}
+
+fn name(key: &Edn) -> Result<String, ReadError> {
+    match &key.value {
+        Value::Integer(number) => Ok(number.to_string()),
+        Value::Text(text) | Value::Keyword(text) => Ok(text.clone()),
+        _ => Err(key.expected("an integer, a string or a keyword")),
+    }
 }
 
 fn key_value_input(event: &Edn) -> Result<KeyValueInput, ReadError> {
@@ -112,17 +150,29 @@ fn history<I, O>(
     output: impl Fn(&I, &Edn) -> Result<Option<O>, ReadError>,
 ) -> Result<History<I, O>, ReadError> {
     let mut recorder = Recorder::default();
-    for value in read(text)? {
-        match value.value {
-            Value::Vector(events) => {
-                for event in &events {
-                    record(&mut recorder, event, &input, &output)?;
-                }
-            }
-            _ => record(&mut recorder, &value, &input, &output)?,
-        }
+    for event in events(read(text)?) {
+        record(&mut recorder, &event, &input, &output)?;
     }
     Ok(recorder.finish())
+}
+
+/// Events that follow each other or stand in a vector.
+fn events(values: Vec<Edn>) -> impl Iterator<Item = Edn> {
+    values.into_iter().flat_map(|value| match value.value {
+        Value::Vector(events) => events,
+        _ => vec![value],
+    })
+}
+
+/// The client's number; `None` of what is no client.
+fn process(event: &Edn) -> Result<Option<u64>, ReadError> {
+    let process = required(event, "process")?;
+    match process.value {
+        Value::Integer(number) => u64::try_from(number)
+            .map(Some)
+            .map_err(|_| process.expected("a process number that is not negative")),
+        _ => Ok(None),
+    }
 }
 
 fn record<I, O>(
@@ -131,11 +181,8 @@ fn record<I, O>(
     input: impl Fn(&Edn) -> Result<I, ReadError>,
     output: impl Fn(&I, &Edn) -> Result<Option<O>, ReadError>,
 ) -> Result<(), ReadError> {
-    let process = required(event, "process")?;
-    let process = match process.value {
-        Value::Integer(number) => u64::try_from(number)
-            .map_err(|_| process.expected("a process number that is not negative"))?,
-        _ => return Ok(()),
+    let Some(process) = process(event)? else {
+        return Ok(());
     };
     let kind = required(event, "type")?;
     let done = match keyword(kind)? {
@@ -220,6 +267,47 @@ mod tests {
         );
         assert_eq!(cas.response, None);
         assert_eq!(read.output(), Some(&RegisterOutput::Value(Some(2))));
+    }
+
+    #[test]
+    fn independent_registers_are_told_apart() {
+        let histories = independent_registers(
+            "{:type :invoke, :f :write, :value [8 3], :process 0}
+             {:type :invoke, :f :read, :value [9 nil], :process 1}
+             {:type :info, :f :kill, :value nil, :process :nemesis}
+             {:type :ok, :f :read, :value [9 nil], :process 1}
+             {:type :invoke, :f :cas, :value [8 [3 4]], :process 1}
+             {:type :fail, :f :cas, :value [8 [3 4]], :process 1}
+             {:type :info, :f :write, :value [8 3], :process 0}",
+        )
+        .unwrap();
+        let keys: Vec<_> = histories.keys().collect();
+        assert_eq!(keys, ["8", "9"]);
+        let [write] = histories["8"].operations() else {
+            panic!("a failed operation never happened: {histories:?}")
+        };
+        assert_eq!(
+            (&write.input, &write.response),
+            (&RegisterInput::Write(3), &None)
+        );
+        let [read] = histories["9"].operations() else {
+            panic!("{histories:?}")
+        };
+        assert_eq!(read.output(), Some(&RegisterOutput::Value(None)));
+    }
+
+    #[test]
+    fn an_answer_of_another_register_is_refused() {
+        let error = independent_registers(
+            "{:type :invoke, :f :read, :value [1 nil], :process 0}
+             {:type :ok, :f :read, :value [2 5], :process 0}",
+        )
+        .unwrap_err();
+        let idle = ReadProblem::Event(EventError::Idle { process: 0 });
+        assert_eq!((error.line, error.problem), (2, idle));
+        let flat = independent_registers("{:type :invoke, :f :read, :value 7, :process 0}");
+        let expected = ReadProblem::Expected("a key and a value in brackets");
+        assert_eq!(flat.unwrap_err().problem, expected);
     }
 
     #[test]

@@ -25,7 +25,9 @@ mod wgl;
 
 pub use check::{Engines, check, check_with, decide};
 pub use edn::DEPTH_MAX;
-pub use edn_history::{KeyValueHistory, key_value_history, register_history};
+pub use edn_history::{
+    KeyValueHistory, independent_registers, key_value_history, register_history,
+};
 pub use history::{EventError, History, Operation, Recorder, Response, ReturnsBeforeInvoked};
 pub use jepsen_log::{RegisterHistory, jepsen_log};
 pub use key_value::{KeyValue, KeyValueInput, KeyValueOutput, KeyValueRequest};

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::{Model, Operation};
 
@@ -82,14 +82,15 @@ impl<'a, M: Model> Machine<'a, M> {
         {
             twin[op] = last.insert(entry.input, op);
         }
+        let count = entries.len();
         Self {
             model,
             entries,
             pure,
             twin,
-            states: Vec::new(),
-            ids: FxHashMap::default(),
-            transitions: FxHashMap::default(),
+            states: Vec::with_capacity(count),
+            ids: FxHashMap::with_capacity_and_hasher(count, FxBuildHasher),
+            transitions: FxHashMap::with_capacity_and_hasher(2 * count, FxBuildHasher),
             choices: Vec::new(),
             scratch: Vec::new(),
         }
@@ -149,6 +150,15 @@ impl<'a, M: Model> Machine<'a, M> {
         self.model
             .step(&self.states[state], entry.input, entry.output, &mut nexts);
         let first = self.choices.len();
+        if self.pure[op] {
+            let answers = nexts.drain(..).next().is_some();
+            self.scratch = nexts;
+            return if answers {
+                Next::To(state)
+            } else {
+                Next::Nowhere
+            };
+        }
         // What nobody saw and changed nothing need not have happened.
         let unseen = entry.returned.is_none();
         for next in nexts.drain(..) {

@@ -16,6 +16,8 @@ pub(crate) struct Race<'a, M: Model> {
     machine: Machine<'a, M>,
     wgl: Option<Wgl>,
     jit: Option<Jit>,
+    /// The breadth-first engine starts once the other has not been done in its first turn.
+    jit_waits: bool,
 }
 
 impl<'a, M: Model> Race<'a, M> {
@@ -23,7 +25,8 @@ impl<'a, M: Model> Race<'a, M> {
         let mut machine = Machine::new(model, entries);
         Self {
             wgl: (engines != Engines::JustInTime).then(|| Wgl::new(&mut machine)),
-            jit: (engines != Engines::WingGongLowe).then(|| Jit::new(&mut machine)),
+            jit: None,
+            jit_waits: engines != Engines::WingGongLowe,
             machine,
         }
     }
@@ -35,11 +38,19 @@ impl<'a, M: Model> Race<'a, M> {
         steps: &mut u64,
         configurations: usize,
     ) -> Option<Result<Decision, Reason>> {
-        let Self { machine, wgl, jit } = self;
+        let Self {
+            machine,
+            wgl,
+            jit,
+            jit_waits,
+        } = self;
         run(wgl, slice, steps, configurations, |wgl, turn| {
             wgl.advance(machine, turn)
         })
         .or_else(|| {
+            if std::mem::take(jit_waits) {
+                *jit = Some(Jit::new(machine));
+            }
             run(
                 jit,
                 slice / BREADTH_FIRST_SHARE,

@@ -4,7 +4,7 @@
 //! invocation; when a return stands in the way, go back. A configuration (what happened, in which state) that was met
 //! before led nowhere then and leads nowhere now.
 
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxBuildHasher, FxHashSet};
 
 use crate::Model;
 use crate::bits::PrefixSet;
@@ -27,7 +27,7 @@ pub(crate) struct Wgl {
     ranks: Vec<Rank>,
     answered: PrefixSet,
     pending: PrefixSet,
-    seen: FxHashSet<Box<[u64]>>,
+    seen: FxHashSet<Configuration>,
     key: Vec<u64>,
     settled: bool,
 }
@@ -72,7 +72,8 @@ impl Wgl {
             ranks,
             answered: PrefixSet::new(left),
             pending: PrefixSet::new(pending),
-            seen: FxHashSet::default(),
+            // Most searches go back little.
+            seen: FxHashSet::with_capacity_and_hasher(machine.entries.len(), FxBuildHasher),
             key: Vec::new(),
             settled: false,
         }
@@ -199,6 +200,27 @@ impl Wgl {
         // Tells where the first set ends.
         self.key[1] = self.key.len() as u64;
         self.pending.write(&mut self.key);
-        !self.seen.contains(self.key.as_slice()) && self.seen.insert(self.key.as_slice().into())
+        self.seen.insert(Configuration::from(self.key.as_slice()))
+    }
+}
+
+/// A configuration's words, most of the time without memory of its own.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Configuration {
+    Short([u64; 6]),
+    Long(Box<[u64]>),
+}
+
+impl From<&[u64]> for Configuration {
+    fn from(words: &[u64]) -> Self {
+        let mut short = [0; 6];
+        match short.get_mut(..words.len()) {
+            // Neither set ends in a word of zero, so zeros that follow add nothing.
+            Some(start) => {
+                start.copy_from_slice(words);
+                Self::Short(short)
+            }
+            None => Self::Long(words.into()),
+        }
     }
 }

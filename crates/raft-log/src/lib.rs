@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
-#[cfg(any(feature = "sim", feature = "wal-files", test))]
+#[cfg(any(feature = "model", feature = "sim", feature = "wal-files", test))]
 extern crate std;
 
 mod boot;
@@ -15,6 +15,8 @@ mod leader;
 mod log;
 mod membership;
 mod message;
+#[cfg(feature = "model")]
+pub mod model;
 mod mutation;
 mod options;
 mod progress;

@@ -195,6 +195,14 @@ impl Log {
         self.writing.push_back((ticket, self.last().index));
     }
 
+    /// Counts tickets from `stored` on, which is on disk.
+    #[cfg(feature = "model")]
+    pub(crate) fn forget_tickets(&mut self, stored: Ticket) {
+        for (ticket, _) in &mut self.writing {
+            *ticket -= stored;
+        }
+    }
+
     /// Everything up to `ticket` is on disk.
     pub(crate) fn stored(&mut self, ticket: Ticket) {
         while let Some((_, reaches)) = self.writing.front().filter(|(of, _)| *of <= ticket) {

@@ -234,6 +234,33 @@ impl Raft {
         all.map(|(id, progress)| (*id, progress))
     }
 
+    /// Counts tickets from the last write that is on disk, whose number it returns, and what is held back once.
+    #[cfg(feature = "model")]
+    pub(crate) fn forget_tickets(&mut self) -> Ticket {
+        let stored = mem::take(&mut self.stored);
+        self.issued -= stored;
+        self.log.forget_tickets(stored);
+        let mut once: VecDeque<(Ticket, NodeId, Message)> = VecDeque::new();
+        for (after, to, message) in self.held.drain(..) {
+            if !once
+                .iter()
+                .any(|(_, id, held)| *id == to && *held == message)
+            {
+                once.push_back((after, to, message));
+            }
+        }
+        self.held = once;
+        for (after, ..) in &mut self.held {
+            *after -= stored;
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            for (ticket, _) in &mut leader.writing {
+                *ticket -= stored;
+            }
+        }
+        stored
+    }
+
     fn log_is_empty(&self) -> bool {
         self.log.last() == self.log.base()
     }
@@ -264,6 +291,9 @@ impl Raft {
 
     /// Changes what must be on disk.
     pub(crate) fn change_hard_state(&mut self, hard: HardState) {
+        if hard == self.hard {
+            return;
+        }
         self.hard = hard;
         let mut written = hard;
         if broken!(self.options, VoteNotPersisted) {

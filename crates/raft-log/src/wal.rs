@@ -1,8 +1,9 @@
 //! A durable log that tells a write the crash tore from an entry the disk lost.
 //!
-//! A commit is two steps: payloads and headers into a segment of zeros, synced; then the headers once more into a second
-//! file, synced; then it may be acknowledged. So a record without a second header was never acknowledged and is cut off,
-//! and one with it but without its payload is kept as a hole, which the quorum fills (Alagappan and others, FAST 2018).
+//! A commit writes payloads and headers into a segment of zeros and syncs it; then it may be acknowledged, and the headers
+//! are written once more into a second file, which is synced when there is time. So a record that is damaged was
+//! acknowledged if its second header is there or another commit follows, and is kept as a hole, which the quorum fills
+//! (Alagappan and others, FAST 2018); otherwise it was never acknowledged and is cut off.
 
 #[cfg(feature = "wal-files")]
 mod files;
@@ -50,6 +51,8 @@ pub struct Wal<S> {
     pending: Vec<Record>,
     pending_hard_state: HardState,
     ticket: Option<Ticket>,
+    /// Second headers were written since the last sync of theirs.
+    unsettled: bool,
     poisoned: bool,
 }
 
@@ -119,6 +122,7 @@ impl<S: Storage> Wal<S> {
         wal.pending
             .extend(boot.entries.iter().cloned().map(Record::Entry));
         wal.commit()?;
+        wal.settle()?;
         Ok(wal)
     }
 
@@ -152,6 +156,7 @@ impl<S: Storage> Wal<S> {
             pending: Vec::new(),
             pending_hard_state: HardState::default(),
             ticket: None,
+            unsettled: false,
             poisoned: false,
         }
     }
@@ -250,7 +255,7 @@ impl<S: Storage> Wal<S> {
     }
 
     /// Makes all that was appended durable, whole or not at all, and returns the last ticket, if there is a new one.
-    /// Costs two syncs. A snapshot among it frees the segments that it covers.
+    /// Costs one sync, and a second one if the hard state changes. A snapshot among it frees the segments that it covers.
     ///
     /// # Errors
     ///
@@ -266,6 +271,35 @@ impl<S: Storage> Wal<S> {
         }
         self.poisoned = false;
         Ok(self.ticket.take())
+    }
+
+    /// Makes the second headers durable too, if there are new ones: best when there is nothing else to do. Until then a
+    /// crash of the machine that comes with damage to the last commit makes that look as if it had been torn.
+    ///
+    /// # Errors
+    ///
+    /// As [`sync`](Self::sync).
+    pub fn settle(&mut self) -> Result<(), WalError> {
+        if self.poisoned {
+            return Err(WalError::Poisoned);
+        }
+        if self.unsettled {
+            self.poisoned = true;
+            self.sync_ids()?;
+            self.poisoned = false;
+        }
+        Ok(())
+    }
+
+    /// Whether [`settle`](Self::settle) has nothing to do.
+    pub fn is_settled(&self) -> bool {
+        !self.unsettled
+    }
+
+    fn sync_ids(&mut self) -> Result<(), WalError> {
+        self.storage.sync(&ids_name(self.current.number))?;
+        self.unsettled = false;
+        Ok(())
     }
 
     /// The disk.
@@ -294,16 +328,24 @@ impl<S: Storage> Wal<S> {
             let number = self.current.number + 1;
             self.start_segment(number, bytes.max(count * header_bytes() * 4))?;
         }
+        let votes = self.hard_state != self.pending_hard_state;
         self.hard_state = self.pending_hard_state;
         self.last = records
             .iter()
             .fold(self.last, |last, record| record.end_of_log(last));
         self.write(&records, &payloads)?;
+        // A vote has no copy elsewhere.
+        if votes {
+            self.sync_ids()?;
+        }
         self.free_segments(&records)
     }
 
     /// A segment of zeros, so that later syncs need not make new lengths durable, and its first record.
     fn start_segment(&mut self, number: u64, needed: u64) -> Result<(), WalError> {
+        if self.unsettled {
+            self.sync_ids()?;
+        }
         let bytes = self.segment_bytes.max(needed + 2 * header_bytes() * 4);
         let bytes = bytes.next_multiple_of(4096);
         for (name, bytes) in [
@@ -326,16 +368,16 @@ impl<S: Storage> Wal<S> {
             bytes,
         };
         self.segments.insert(number, 0);
-        self.write(&[Record::HardState], &[Vec::new()])
+        self.write(&[Record::HardState], &[Vec::new()])?;
+        self.sync_ids()
     }
 
-    /// Payloads with headers, then the headers again.
+    /// Payloads with headers, synced, then the headers again.
     fn write(&mut self, records: &[Record], payloads: &[Vec<u8>]) -> Result<(), WalError> {
         let (mut bodies, mut ids) = (Vec::new(), Vec::new());
         let (start, slot) = (self.current.offset, self.current.slot);
-        let left = (0..records.len()).rev();
-        for ((record, payload), left) in records.iter().zip(payloads).zip(left) {
-            let header = self.header(record, payload, left);
+        for (done, (record, payload)) in records.iter().zip(payloads).enumerate() {
+            let header = self.header(record, payload, done, records.len());
             let encoded = header.encode();
             bodies.extend_from_slice(&encoded);
             bodies.extend_from_slice(payload);
@@ -353,19 +395,22 @@ impl<S: Storage> Wal<S> {
         let (log_name, ids_name) = (log_name(self.current.number), ids_name(self.current.number));
         self.storage.write(&log_name, start, &bodies)?;
         self.storage.sync(&log_name)?;
+        // Never before: they say that the log has been synced.
         self.storage.write(&ids_name, slot * header_bytes(), &ids)?;
-        self.storage.sync(&ids_name)?;
+        self.unsettled = true;
         Ok(())
     }
 
-    fn header(&self, record: &Record, payload: &[u8], left: usize) -> Header {
+    fn header(&self, record: &Record, payload: &[u8], done: usize, of: usize) -> Header {
+        let count = |number| u64::try_from(number).unwrap_or(u64::MAX);
         Header {
             kind: record.kind(),
             segment: self.current.number,
             slot: self.current.slot,
             offset: self.current.offset,
             sequence: self.sequence,
-            left: u64::try_from(left).unwrap_or(u64::MAX),
+            left: count(of - done - 1),
+            done: count(done),
             length: u64::try_from(payload.len()).unwrap_or(u64::MAX),
             at: record.at(),
             last: self.last,

@@ -23,6 +23,7 @@ enum Step {
         size: u16,
     },
     Sync,
+    Settle,
     Crash(u64),
     /// The process ends; the machine does not.
     Restart,
@@ -41,6 +42,8 @@ struct Model {
     wal: Option<Wal<Memory>>,
     acknowledged: Boot,
     written: Boot,
+    /// What was acknowledged before the last commit, until that is settled: damaged, it looks torn after a crash.
+    settled: Option<Boot>,
     ticket: u64,
     /// Whether the disk has done since the last start what no log can undo.
     rotten: bool,
@@ -55,6 +58,7 @@ impl Model {
             wal: Some(wal),
             acknowledged: boot.clone(),
             written: boot,
+            settled: None,
             ticket: 0,
             rotten: false,
             appended: false,
@@ -75,6 +79,7 @@ impl Model {
             }
             Step::Snapshot { back, size } => self.snapshot(back, size),
             Step::Sync => self.sync(),
+            Step::Settle => self.settle(),
             Step::Crash(seed) => self.restart(Some(seed)),
             Step::Restart => self.restart(None),
             Step::Fail { after, fault } => {
@@ -154,6 +159,10 @@ impl Model {
         match wal.sync() {
             Ok(ticket) => {
                 assert_eq!(ticket, self.appended.then_some(self.ticket));
+                if self.appended {
+                    let votes = self.written.hard_state != self.acknowledged.hard_state;
+                    self.settled = (!votes).then(|| self.acknowledged.clone());
+                }
                 self.acknowledged = self.written.clone();
                 self.appended = false;
             }
@@ -166,14 +175,32 @@ impl Model {
         }
     }
 
+    fn settle(&mut self) {
+        let wal = self.wal.as_mut().expect("an open log");
+        match wal.settle() {
+            Ok(()) => self.settled = None,
+            Err(error) => {
+                assert!(matches!(error, WalError::Storage(_)), "{error}");
+                assert_eq!(wal.settle(), Err(WalError::Poisoned));
+                self.restart(None);
+            }
+        }
+    }
+
     fn disk(&mut self, change: impl FnOnce(&mut Memory)) {
         change(self.wal.as_mut().expect("an open log").storage_mut());
     }
 
     fn restart(&mut self, crash: Option<u64>) {
         let mut disk = self.wal.take().expect("an open log").into_storage();
-        if let Some(seed) = crash {
-            disk.crash(seed);
+        match crash {
+            Some(seed) => disk.crash(seed),
+            None => self.settled = None,
+        }
+        if let Some(settled) = self.settled.take_if(|_| self.rotten)
+            && same(&Recovery::read(&disk).expect("a log").boot, &settled)
+        {
+            self.acknowledged = settled;
         }
         let (wal, recovery) = open(disk);
         self.check(&recovery);
@@ -354,6 +381,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (1_u64..4).prop_map(Step::Vote),
         1 => (0_u64..6, 0_u16..3000).prop_map(|(back, size)| Step::Snapshot { back, size }),
         8 => Just(Step::Sync),
+        3 => Just(Step::Settle),
         2 => any::<u64>().prop_map(Step::Crash),
         1 => Just(Step::Restart),
         2 => (0_u64..12, fault).prop_map(|(after, fault)| Step::Fail { after, fault }),

@@ -153,7 +153,8 @@ fn each_crash_leaves_a_commit_whole_or_not_at_all() {
             let mut wal = filled();
             wal.storage_mut().fail(operation, Fault::Failed);
             wal.append(next.clone()).expect("a write");
-            wal.sync().expect_err("a disk that fails");
+            let done = wal.sync().and_then(|_| wal.settle());
+            done.expect_err("a disk that fails");
             let mut disk = wal.into_storage();
             disk.crash(seed);
             let (_, recovery) = Wal::open(disk, 4096).expect("a crash");
@@ -169,6 +170,44 @@ fn each_crash_leaves_a_commit_whole_or_not_at_all() {
 }
 
 #[test]
+fn what_another_commit_follows_was_acknowledged_and_the_last_one_once_settled() {
+    for (follows, settles) in [(true, false), (false, true), (false, false)] {
+        let mut wal = filled();
+        wal.settle().expect("a good disk");
+        for (index, wanted) in [(6, true), (7, follows)] {
+            if wanted {
+                wal.append(write(index, vec![entry(2, index)]))
+                    .expect("a write");
+                assert_eq!(wal.sync(), Ok(Some(index)));
+            }
+        }
+        if settles {
+            wal.settle().expect("a good disk");
+        }
+        let offset = find(wal.storage(), at(2, 6)).offset;
+        let mut disk = wal.into_storage();
+        if !settles {
+            lose_unsynced_headers(&mut disk, 8);
+        }
+        disk.flip(LOG, 8 * (offset + 160 + 50));
+        let (_, recovery) = Wal::open(disk, 4096).expect("a crash");
+        assert_eq!(recovery.boot.entries, image().entries);
+        assert_eq!(!recovery.is_whole(), follows || settles);
+        let floor = if follows { at(2, 7) } else { at(2, 6) };
+        let floor = if follows || settles { floor } else { at(0, 0) };
+        assert_eq!(recovery.boot.hard_state.floor, floor);
+    }
+}
+
+/// As if the power had gone.
+fn lose_unsynced_headers(disk: &mut Memory, slot: usize) {
+    let mut ids = vec![0; usize::try_from(disk.len(IDS).expect("a file")).expect("small")];
+    disk.read(IDS, 0, &mut ids).expect("a file");
+    ids[160 * slot..].fill(0);
+    disk.put(IDS, &ids);
+}
+
+#[test]
 fn a_failure_poisons_the_log() {
     for (fault, error) in [
         (Fault::NoSpace, StorageError::NoSpace),
@@ -178,8 +217,10 @@ fn a_failure_poisons_the_log() {
             let mut wal = filled();
             wal.storage_mut().fail(operation, fault);
             wal.append(write(9, vec![entry(2, 6)])).expect("a write");
-            assert_eq!(wal.sync(), Err(WalError::Storage(error)));
+            let done = wal.sync().and_then(|_| wal.settle());
+            assert_eq!(done, Err(WalError::Storage(error)));
             assert_eq!(wal.sync(), Err(WalError::Poisoned));
+            assert_eq!(wal.settle(), Err(WalError::Poisoned));
             assert_eq!(wal.append(write(10, Vec::new())), Err(WalError::Poisoned));
         }
     }

@@ -65,6 +65,8 @@ const WAKER: Token = Token(1);
 const KEPT: usize = 1_000;
 /// How often the state machine is made durable; the log runs again what came after.
 const COMMIT_EVERY: Duration = Duration::from_secs(5);
+/// Without anything to do for so long, the log makes its second headers durable.
+const SETTLE_AFTER: Duration = Duration::from_millis(20);
 
 type Snapshotted = Receiver<Result<(Position, Arc<[u8]>)>>;
 
@@ -181,11 +183,16 @@ impl Server {
                 let deadline = Duration::from_micros(self.raft.deadline());
                 deadline.saturating_sub(self.started.elapsed())
             };
-            match self.poll.poll(&mut events, Some(wait.min(COMMIT_EVERY))) {
+            let settles = !self.wal.is_settled() && wait >= SETTLE_AFTER;
+            let idle = if settles { SETTLE_AFTER } else { COMMIT_EVERY };
+            match self.poll.poll(&mut events, Some(wait.min(idle))) {
                 Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
                     return Err(error.into());
                 }
                 _ => {}
+            }
+            if settles && events.is_empty() {
+                self.wal.settle().context("the log")?;
             }
             for event in &events {
                 match event.token() {

@@ -39,6 +39,8 @@ pub(super) struct Header {
     pub(super) sequence: u64,
     /// How many records of the same commit follow. A commit counts whole or not at all.
     pub(super) left: u64,
+    /// How many came before it. What came before those was durable when this commit began.
+    pub(super) done: u64,
     pub(super) length: u64,
     /// Of the entry, or of the snapshot's last.
     pub(super) at: Position,
@@ -89,7 +91,7 @@ impl Header {
         let vote = self.hard_state.voted_for;
         let words = [
             MAGIC,
-            self.kind.number(),
+            self.kind.number() | u64::from(vote.is_some()) << 32,
             self.segment,
             self.slot,
             self.offset,
@@ -101,7 +103,7 @@ impl Header {
             self.last.term,
             self.last.index,
             self.hard_state.term,
-            u64::from(vote.is_some()),
+            self.done,
             vote.unwrap_or(0),
             self.hard_state.floor.term,
             self.hard_state.floor.index,
@@ -130,18 +132,19 @@ impl Header {
         }
         let position = |term, index| Position { term, index };
         Some(Self {
-            kind: Kind::from_number(words[1])?,
+            kind: Kind::from_number(words[1] & u64::from(u32::MAX))?,
             segment: words[2],
             slot: words[3],
             offset: words[4],
             sequence: words[5],
             left: words[6],
+            done: words[13],
             length: words[7],
             at: position(words[8], words[9]),
             last: position(words[10], words[11]),
             hard_state: HardState {
                 term: words[12],
-                voted_for: (words[13] != 0).then_some(words[14]),
+                voted_for: (words[1] >> 32 != 0).then_some(words[14]),
                 floor: position(words[15], words[16]),
             },
             previous: words[17],

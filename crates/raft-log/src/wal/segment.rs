@@ -124,7 +124,7 @@ impl Segment {
         let named = (0..self.slots())
             .rev()
             .find(|&slot| self.id(slot).is_some());
-        let named = named.map_or(0, |slot| slot + 1);
+        let mut durable = named.map_or(0, |slot| slot + 1);
         let mut records = Vec::new();
         let mut offset = Some(0);
         // Records lie one after the other, so that all of them together are no larger than the file.
@@ -134,8 +134,15 @@ impl Segment {
                 break;
             }
             let known =
-                slot < named || (limit.is_some() && (offset.is_some() || slot < self.slots()));
-            let scanned = self.record(first, slot, offset.ok_or(end), known);
+                slot < durable || (limit.is_some() && (offset.is_some() || slot < self.slots()));
+            let mut scanned = self.record(first, slot, offset.ok_or(end), known);
+            if !known && scanned.record.is_none() {
+                durable = self.durable_before(first, end);
+            }
+            let known = known || slot < durable;
+            if known {
+                scanned = self.record(first, slot, offset.ok_or(end), known);
+            }
             offset = scanned.header.and_then(|header| header.end());
             end = offset.unwrap_or(end);
             let ends = !known && scanned.record.is_none();
@@ -193,6 +200,20 @@ impl Segment {
         }
     }
 
+    /// How many records were durable when the last commit began of which a header is after `offset`. A command that looks
+    /// like one is found only behind damage, and then makes more seem lost than was.
+    fn durable_before(&self, first: u64, offset: u64) -> u64 {
+        let last = u64::try_from(self.log.len()).unwrap_or(u64::MAX);
+        let places = (offset..last).step_by(8);
+        let headers = places.filter_map(|offset| {
+            let header = Header::read(&self.log, offset)?;
+            let here = header.segment == self.number && header.offset == offset;
+            (here && header.sequence == first.saturating_add(header.slot)).then_some(header)
+        });
+        let begun = headers.map(|header| header.slot.saturating_sub(header.done));
+        begun.max().unwrap_or(0)
+    }
+
     fn is_written(&self, offset: u64) -> bool {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(HEADER_BYTES);
@@ -220,7 +241,7 @@ pub(super) fn header_bytes() -> u64 {
     u64::try_from(HEADER_BYTES).unwrap_or(u64::MAX)
 }
 
-/// The last commit is there whole or was never acknowledged. Headers follow all payloads of a commit to the disk: if one of
+/// The last commit is there whole or was never acknowledged. Second headers follow all of a commit to the disk: if one of
 /// them is there and the rest of the commit is not, the rest was lost later.
 fn end_at_commit(records: &mut Vec<Scanned>) {
     let mut end = records.len();
