@@ -7,7 +7,7 @@ use std::hash::Hash;
 use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use rdd::Context;
+use rdd::{Context, Pairs};
 use rustc_hash::FxHashMap;
 
 fn main() {
@@ -33,6 +33,12 @@ fn main() {
             rounds,
             || words_by_hand(file.path()),
             || words(file.path()),
+        );
+        compare(
+            "word count, String each",
+            rounds,
+            || words_by_hand(file.path()),
+            || words_owned(file.path()),
         );
     }
     if wanted("reduce_by_key") {
@@ -124,6 +130,25 @@ fn text(bytes: u64) -> tempfile::NamedTempFile {
 }
 
 fn words(path: &Path) -> (usize, u64) {
+    let context = Context::local(2).expect("a folder");
+    let counts = context
+        .text_file(path, 4)
+        .reduce_pairs_by_key(
+            4,
+            |line, pairs: &mut Pairs<'_, '_, Box<str>, u64>| {
+                for word in line.split_ascii_whitespace() {
+                    pairs.add(word, 1);
+                }
+            },
+            |a, b| a + b,
+        )
+        .collect()
+        .expect("runs");
+    (counts.len(), counts.iter().map(|(_, n)| n).sum())
+}
+
+/// As the tutorials have it.
+fn words_owned(path: &Path) -> (usize, u64) {
     let context = Context::local(2).expect("a folder");
     let words = context.text_file(path, 4).flat_map(|line| {
         line.split_ascii_whitespace()

@@ -11,6 +11,7 @@ mod data;
 mod executor;
 mod job;
 mod lineage;
+mod map_side;
 mod narrow;
 mod pair;
 mod partitioner;
@@ -36,6 +37,7 @@ pub use data::{Data, Key, RddId, ShuffleId};
 pub use executor::{Faults, RunCounts};
 pub use job::{Job, JobError};
 pub use lineage::{Dependency, Lineage, Shuffle};
+pub use map_side::Pairs;
 pub use pair::{Either, Groups};
 pub use partitioner::{HashPartitioner, Partitioner, PartitionerId, Parts, RangePartitioner};
 #[cfg(feature = "processes")]

@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::context::Context;
 use crate::data::Data;
-use crate::rdd::{BATCH, Rdd};
+use crate::rdd::{BATCH, Rdd, Reader, Sink};
 use crate::task::{Halt, TaskContext, TaskError};
 
 impl Context {
@@ -19,7 +20,12 @@ impl Context {
     ///
     /// When `partitions` is 0.
     pub fn text_file(&self, path: impl AsRef<Path>, partitions: usize) -> Rdd<String> {
-        self.text_lines(path, partitions, str::to_owned)
+        let lent = path.as_ref().to_owned();
+        let mut lines = self.text_lines(path, partitions, str::to_owned);
+        lines.lend = Some(Arc::new(move |p, task, reader| {
+            lend(&lent, p as u64, partitions as u64, task, reader)
+        }));
+        lines
     }
 
     /// As [`Self::text_file`], with `f` of each line: no line is copied unless `f` does.
@@ -51,7 +57,50 @@ fn split<T: Data>(
     of: u64,
     task: &TaskContext<'_>,
     f: &dyn Fn(&str) -> T,
-    sink: crate::rdd::Sink<'_, T>,
+    sink: Sink<'_, T>,
+) -> Result<(), Halt> {
+    let mut batch = Vec::with_capacity(BATCH);
+    each_line(path, p, of, |line| {
+        batch.push(f(line));
+        if batch.len() == BATCH {
+            task.took(BATCH)?;
+            sink(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+        }
+        Ok(())
+    })?;
+    task.took(batch.len())?;
+    sink(batch)
+}
+
+/// As [`split`] for readers that only look: the memory of a batch's lines is used for the next.
+fn lend(
+    path: &PathBuf,
+    p: u64,
+    of: u64,
+    task: &TaskContext<'_>,
+    reader: Reader<'_, String>,
+) -> Result<(), Halt> {
+    let (mut lines, mut filled) = (vec![String::new(); LENT], 0);
+    each_line(path, p, of, |line| {
+        lines[filled].clear();
+        lines[filled].push_str(line);
+        filled += 1;
+        if filled == LENT {
+            filled = 0;
+            task.took(LENT)?;
+            reader(&lines)?;
+        }
+        Ok(())
+    })?;
+    task.took(filled)?;
+    reader(&lines[..filled])
+}
+
+fn each_line(
+    path: &PathBuf,
+    p: u64,
+    of: u64,
+    mut f: impl FnMut(&str) -> Result<(), Halt>,
 ) -> Result<(), Halt> {
     let failed = |source: io::Error| TaskError::Source {
         path: path.clone(),
@@ -71,7 +120,7 @@ fn split<T: Data>(
         at -= 1;
         at += reader.skip_until(b'\n').map_err(failed)? as u64;
     }
-    let (mut line, mut batch) = (Vec::new(), Vec::with_capacity(BATCH));
+    let mut line = Vec::new();
     while at < end {
         line.clear();
         let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
@@ -88,15 +137,12 @@ fn split<T: Data>(
                 path: path.clone(),
                 offset: at,
             })?;
-        batch.push(f(text));
+        f(text)?;
         at += read as u64;
-        if batch.len() == BATCH {
-            task.took(BATCH)?;
-            sink(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
-        }
     }
-    task.took(batch.len())?;
-    sink(batch)
+    Ok(())
 }
 
+/// Lines lent together: they stay in the second-level cache.
+const LENT: usize = 256;
 const READ_BYTES: usize = 256 * 1024;

@@ -131,6 +131,18 @@ impl Output {
         }
     }
 
+    /// Values in pieces, which a reader gets as a `Vec<Vec<T>>`.
+    pub(crate) fn pieces<T: Data>(pieces: Vec<Vec<T>>) -> Self {
+        let bytes_shallow = pieces
+            .iter()
+            .map(|piece| size_of_val(piece.as_slice()))
+            .sum();
+        Self {
+            bytes_shallow,
+            ..Self::of(pieces)
+        }
+    }
+
     /// As a block of values.
     pub fn block(&self) -> Block {
         Block::Values(self.values.clone())

@@ -359,3 +359,53 @@ proptest! {
         prop_assert_eq!(sorted(lazy.collect().expect("runs")), sorted(eager));
     }
 }
+
+#[test]
+fn pairs_by_borrowed_keys_are_the_ones_of_owned_keys() {
+    use std::io::Write;
+
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    for n in 0..3000u64 {
+        writeln!(file, "w{} w{} w{n}", n % 7, n % 300).expect("written");
+    }
+    let context = context();
+    let lines = context.text_file(file.path(), 3);
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let owned = lines.flat_map(move |line| words(&line).into_iter().map(|word| (word, 1u64)));
+    let owned = owned.reduce_by_key(2, |a, b| a + b);
+    let pairs = |line: &String, pairs: &mut rdd::Pairs<'_, '_, String, u64>| {
+        line.split(' ').for_each(|word| pairs.add(word, 1));
+    };
+    let lent = lines.reduce_pairs_by_key(2, pairs, |a, b| a + b);
+    let kept = lines
+        .clone()
+        .cache()
+        .reduce_pairs_by_key(2, pairs, |a, b| a + b);
+    let expected = sorted(owned.collect().expect("runs"));
+    assert_eq!(sorted(lent.collect().expect("runs")), expected);
+    assert_eq!(sorted(kept.collect().expect("runs")), expected);
+    assert_eq!(lent.lineage().partitioner(), owned.lineage().partitioner());
+}
+
+#[test]
+fn a_heavy_key_among_many_single_ones_moves_once_for_each_task() {
+    let context = context();
+    let moved = context.accumulator();
+    let count = moved.clone();
+    // Most keys are met once, so that tables do not pay; every third record has key 0.
+    let pairs = context.generate(2, |p| {
+        (0..200_000u64).map(move |n| (if n % 3 == 0 { 0 } else { n * 2 + p as u64 }, 1u64))
+    });
+    let sums = pairs.combine_by_key(
+        2,
+        |one| one,
+        |sum, one| *sum += one,
+        move |sum, other| {
+            count.add(1);
+            *sum += other;
+        },
+    );
+    assert_eq!(sums.lookup(0).expect("runs"), [2 * 66_667]);
+    // Twice what each of two map tasks handed over: before its trial ended, and after.
+    assert!(moved.value() <= 4, "{} partial sums", moved.value());
+}
