@@ -3,24 +3,30 @@
 
 mod action;
 mod block;
+mod checkpoint;
 mod combine;
 mod context;
 mod counter;
 mod data;
+mod directory;
 #[cfg(any(feature = "threads", feature = "processes"))]
 mod executor;
+mod heavy;
 mod job;
 mod lineage;
 mod map_side;
+mod more_actions;
 mod narrow;
 mod pair;
 mod partitioner;
+mod picture;
 #[cfg(feature = "processes")]
 mod processes;
 mod rdd;
 mod run_file;
 pub mod scheduler;
 mod source;
+mod stats;
 #[cfg(feature = "threads")]
 mod store;
 mod task;
@@ -30,11 +36,14 @@ mod wide;
 
 pub use action::collect_job;
 pub use block::{Block, BlockError, decode, digest, encode};
+pub use checkpoint::{Storage, remove_checkpoint};
 pub use context::{Broadcast, Context, Runner};
 pub use counter::{Counter, Counts};
 pub use data::{Data, Key, RddId, ShuffleId};
+pub use directory::Directory;
 #[cfg(any(feature = "threads", feature = "processes"))]
-pub use executor::{Faults, RunCounts};
+pub use executor::{Faults, NotDeterministic, RunCounts};
+pub use heavy::Joined;
 pub use job::{Job, JobError};
 pub use lineage::{Dependency, Lineage, Shuffle};
 pub use map_side::Pairs;
@@ -44,6 +53,7 @@ pub use partitioner::{HashPartitioner, Partitioner, PartitionerId, Parts, RangeP
 pub use processes::{ProcessOptions, Processes, serve_if_worker};
 pub use rdd::Rdd;
 pub use run_file::RunReader;
+pub use stats::Stats;
 pub use task::{FetchError, Output, StorageLevel, TaskContext, TaskEnv, TaskError};
 #[cfg(feature = "threads")]
 pub use threads::{ThreadOptions, Threads};

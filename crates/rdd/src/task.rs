@@ -209,6 +209,14 @@ pub enum TaskError {
     /// A shuffle block is gone or damaged.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A part of a checkpoint cannot be written or read.
+    #[error("cannot write or read {name}")]
+    Storage {
+        /// The part.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A table was over its budget and could not be written out.
     #[error("cannot spill to {}", path.display())]
     Spill {

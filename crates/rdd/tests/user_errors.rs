@@ -204,3 +204,41 @@ fn a_table_over_its_budget_with_nowhere_to_spill_is_an_error() {
         "{error:?}"
     );
 }
+
+#[test]
+fn an_operator_that_is_not_deterministic_is_named_and_its_consumers_are_made_again() {
+    let run = |lose_worker_at| {
+        let options = ThreadOptions {
+            check_determinism: true,
+            workers: 1,
+            faults: Faults {
+                lose_worker_at,
+                ..Faults::default()
+            },
+            ..ThreadOptions::default()
+        };
+        let threads = Arc::new(Threads::new(options).expect("a folder"));
+        let context = Context::new(threads.clone(), 1);
+        let turn = Arc::new(AtomicU64::new(0));
+        // Each time another number, which both reduces are given.
+        let drawn = context
+            .parallelize([0u64, 1], 1)
+            .map(move |key| (key, turn.fetch_add(1, Ordering::Relaxed) / 2))
+            .set_name("draw");
+        let mut sums = drawn
+            .reduce_by_key(2, |a, b| a + b)
+            .collect()
+            .expect("a result");
+        sums.sort_unstable();
+        (sums, threads.not_deterministic())
+    };
+    assert_eq!(run(None), (vec![(0, 0), (1, 0)], vec![]));
+    // The one worker dies with the blocks when the first reduce is done: both reduces see the second draw.
+    let (sums, reports) = run(Some(2));
+    assert_eq!(sums[0].1, sums[1].1, "{sums:?}");
+    assert_eq!(reports.len(), 1);
+    assert_eq!(
+        (reports[0].operator.as_str(), reports[0].partition),
+        ("map \"draw\"", 0)
+    );
+}
