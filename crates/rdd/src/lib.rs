@@ -7,6 +7,8 @@ mod checkpoint;
 mod combine;
 mod context;
 mod counter;
+#[cfg(feature = "csv")]
+mod csv;
 mod data;
 mod directory;
 #[cfg(any(feature = "threads", feature = "processes"))]
@@ -17,6 +19,8 @@ mod lineage;
 mod map_side;
 mod more_actions;
 mod narrow;
+#[cfg(feature = "object-store")]
+mod objects;
 mod pair;
 mod partitioner;
 mod picture;
@@ -34,6 +38,11 @@ mod task;
 mod threads;
 mod wide;
 
+#[cfg(feature = "object-store")]
+pub use object_store;
+#[cfg(feature = "csv")]
+pub use {arrow_array, arrow_csv, arrow_schema};
+
 pub use action::collect_job;
 pub use block::{Block, BlockError, decode, digest, encode};
 pub use checkpoint::{Storage, remove_checkpoint};
@@ -47,6 +56,8 @@ pub use heavy::Joined;
 pub use job::{Job, JobError};
 pub use lineage::{Dependency, Lineage, Shuffle};
 pub use map_side::Pairs;
+#[cfg(feature = "object-store")]
+pub use objects::Objects;
 pub use pair::{Either, Groups};
 pub use partitioner::{HashPartitioner, Partitioner, PartitionerId, Parts, RangePartitioner};
 #[cfg(feature = "processes")]

@@ -242,3 +242,59 @@ fn an_operator_that_is_not_deterministic_is_named_and_its_consumers_are_made_aga
         ("map \"draw\"", 0)
     );
 }
+
+/// A file system of 64 KiB that goes with its folder; none without root.
+struct TinyDisk(tempfile::TempDir);
+
+impl TinyDisk {
+    fn mounted() -> Option<Self> {
+        let folder = tempfile::tempdir().ok()?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+            .arg(folder.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(folder))
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_the_task_and_leaves_no_files() {
+    let Some(disk) = TinyDisk::mounted() else {
+        eprintln!("skipped: a small file system needs root");
+        return;
+    };
+    // Tables that are too large, blocks that are too large.
+    for (table_bytes, memory_bytes) in [(1000, usize::MAX), (usize::MAX, 1000)] {
+        let options = ThreadOptions {
+            table_bytes,
+            memory_bytes,
+            folder: Some(disk.0.path().into()),
+            ..ThreadOptions::default()
+        };
+        let context = Context::new(Arc::new(Threads::new(options).expect("a folder")), 2);
+        let pairs = context.generate(2, |p| {
+            (0..100_000u64).map(move |n| (n * 2 + p as u64, [n; 4]))
+        });
+        let sums = pairs.reduce_by_key(2, |a, _| a);
+        let error = sums.count().expect_err("a full disk").to_string();
+        assert!(
+            error.contains("cannot spill to") && error.contains("No space left"),
+            "{error}"
+        );
+        assert_eq!(context.parallelize([1], 1).count(), Ok(1));
+        drop((pairs, sums, context));
+        let left = std::fs::read_dir(disk.0.path()).expect("mounted").count();
+        assert_eq!(left, 0, "files are left");
+    }
+}
