@@ -61,7 +61,7 @@ object Jobs {
       }
       ranks = given.reduceByKey(_ + _, 4).mapValues(sum => 0.15 + 0.85 * sum)
     }
-    val (count, sum) = ranks.map { case (_, rank) => (1L, rank) }.reduce((a, b) => (a._1 + b._1, a._2 + b._2))
+    val (count, sum) = ranks.map { case (_, rank) => (1L, rank) }.fold((0L, 0.0))((a, b) => (a._1 + b._1, a._2 + b._2))
     links.unpersist()
     s"$count ${sum.round}"
   }

@@ -12,7 +12,7 @@ def random(state):
 
 
 def pair_of_sums(rdd):
-    return rdd.map(lambda pair: (1, pair[1])).reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]))
+    return rdd.map(lambda pair: (1, pair[1])).fold((0, 0), lambda a, b: (a[0] + b[0], a[1] + b[1]))
 
 
 def signed(n):
@@ -92,7 +92,7 @@ def polars(job, size):
     print("begin", flush=True)
     if job == "words":
         lines = pl.scan_csv(size, has_header=False, separator="\x01", quote_char=None, new_columns=["line"])
-        words = lines.select(pl.col("line").str.split(" ").explode().alias("word"))
+        words = lines.select(pl.col("line").str.split(" ").explode().alias("word")).filter(pl.col("word") != "")
         counts = words.group_by("word").len().collect(engine="streaming")
         result = f"{counts.height} {counts['len'].sum()}"
     elif job == "reduce":
