@@ -7,10 +7,45 @@ use std::hash::Hash;
 use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use rdd::Context;
+use rdd::{Context, Pairs};
 use rustc_hash::FxHashMap;
 
 fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args[..] {
+        ["--text", path, bytes, ..] => {
+            let mut file = File::create(path).expect("a file");
+            write_text(&mut file, bytes.parse().expect("a number"));
+        }
+        ["--one", engine, job, size, ..] => one(engine == "hand", job, size),
+        _ => compare_all(),
+    }
+}
+
+/// One job by itself, for benches/peers/spark.
+fn one(by_hand: bool, job: &str, size: &str) {
+    let n = || size.parse().expect("a number");
+    let path = Path::new(size);
+    println!("begin");
+    let (count, sum) = match (job, by_hand) {
+        ("words", true) => words_by_hand(path),
+        ("words", false) => words(path),
+        ("reduce", true) => reduce_by_hand(n()),
+        ("reduce", false) => reduce(n()),
+        ("sort", true) => count_and_sum(sort_by_hand(n())),
+        ("sort", false) => count_and_sum(sort(n())),
+        (_, true) => pagerank_by_hand(n()),
+        (_, false) => pagerank(n()),
+    };
+    println!("end {count} {}", sum.cast_signed());
+}
+
+fn count_and_sum(sorted: Vec<u64>) -> (usize, u64) {
+    (sorted.len(), sorted.into_iter().fold(0, u64::wrapping_add))
+}
+
+fn compare_all() {
     let (scale, rounds): (u64, usize) = if std::env::args().any(|arg| arg == "--test") {
         (100, 1)
     } else {
@@ -33,6 +68,12 @@ fn main() {
             rounds,
             || words_by_hand(file.path()),
             || words(file.path()),
+        );
+        compare(
+            "word count, String each",
+            rounds,
+            || words_by_hand(file.path()),
+            || words_owned(file.path()),
         );
     }
     if wanted("reduce_by_key") {
@@ -105,8 +146,13 @@ fn random(state: &mut u64) -> u64 {
 
 /// Words w0 to w49999, the small numbers far more often, ten on a line.
 fn text(bytes: u64) -> tempfile::NamedTempFile {
-    let file = tempfile::NamedTempFile::new().expect("a file");
-    let mut writer = BufWriter::new(file.as_file());
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    write_text(file.as_file_mut(), bytes);
+    file
+}
+
+fn write_text(file: &mut File, bytes: u64) {
+    let mut writer = BufWriter::new(file);
     let (mut state, mut written) = (1, 0);
     while written < bytes {
         let bits = random(&mut state) % 16;
@@ -119,11 +165,28 @@ fn text(bytes: u64) -> tempfile::NamedTempFile {
         writer.write_all(word.as_bytes()).expect("written");
     }
     writer.flush().expect("written");
-    drop(writer);
-    file
 }
 
 fn words(path: &Path) -> (usize, u64) {
+    let context = Context::local(2).expect("a folder");
+    let counts = context
+        .text_file(path, 4)
+        .reduce_pairs_by_key(
+            4,
+            |line, pairs: &mut Pairs<'_, '_, Box<str>, u64>| {
+                for word in line.split_ascii_whitespace() {
+                    pairs.add(word, 1);
+                }
+            },
+            |a, b| a + b,
+        )
+        .collect()
+        .expect("runs");
+    (counts.len(), counts.iter().map(|(_, n)| n).sum())
+}
+
+/// As the tutorials have it.
+fn words_owned(path: &Path) -> (usize, u64) {
     let context = Context::local(2).expect("a folder");
     let words = context.text_file(path, 4).flat_map(|line| {
         line.split_ascii_whitespace()

@@ -1,8 +1,10 @@
 //! Combining by key: in a table while it fits, in runs sorted by hash when it does not.
 
+use std::borrow::Borrow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::collections::hash_map::Entry;
+use std::hash::Hash;
 use std::path::PathBuf;
 
 use rustc_hash::FxHashMap;
@@ -64,19 +66,42 @@ impl<'a, K: Key, C: Data> Combiner<'a, K, C> {
         Ok(())
     }
 
+    /// As [`Self::add`], but the key is copied only when it is new.
+    pub(crate) fn add_borrowed<Q, V>(
+        &mut self,
+        key: &Q,
+        value: V,
+        create: &impl Fn(V) -> C,
+        add: &impl Fn(&mut C, V),
+    ) -> Result<(), Halt>
+    where
+        K: Borrow<Q> + for<'q> From<&'q Q>,
+        Q: Hash + Eq + ?Sized,
+    {
+        if let Some(sum) = self.table.get_mut(key) {
+            add(sum, value);
+            return Ok(());
+        }
+        self.table.insert(K::from(key), create(value));
+        if self.table.len() > self.entries_max {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
     /// Keys in the table now.
     pub(crate) fn keys(&self) -> usize {
         self.table.len()
     }
 
-    /// Hands over everything, each key once.
-    pub(crate) fn finish(mut self, sink: Sink<'_, (K, C)>) -> Result<(), Halt> {
+    /// Hands over everything, each key once, and is empty then. The table keeps its room.
+    pub(crate) fn flush(&mut self, sink: Sink<'_, (K, C)>) -> Result<(), Halt> {
         if self.runs.is_empty() {
-            return sink(self.table.into_iter().collect());
+            return sink(self.table.drain().collect());
         }
         self.spill()?;
-        self.table = FxHashMap::default();
-        merge_runs(&self.runs, self.merge, sink)
+        let runs = std::mem::take(&mut self.runs);
+        merge_runs(&runs, self.merge, sink)
     }
 
     fn spill(&mut self) -> Result<(), TaskError> {

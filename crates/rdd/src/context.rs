@@ -165,6 +165,7 @@ impl Context {
             context: self.clone(),
             lineage,
             compute: Arc::new(compute),
+            lend: None,
         }
     }
 

@@ -9,6 +9,15 @@ pub struct Faults {
     pub slow_first_worker: u32,
 }
 
+/// An output that was another one when it was computed again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotDeterministic {
+    /// The last operator of the stage that made it, and its name.
+    pub operator: String,
+    /// Which of its tasks.
+    pub partition: usize,
+}
+
 /// What an executor has done so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RunCounts {
@@ -33,4 +42,12 @@ pub(crate) fn with_source(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(feature = "threads")]
+/// Of all outputs of a task, in order.
+pub(crate) fn digest_of(outputs: &[crate::task::Output]) -> u64 {
+    outputs.iter().fold(0, |all: u64, output| {
+        all.rotate_left(5) ^ crate::block::digest(&output.bytes())
+    })
 }

@@ -79,6 +79,14 @@ pub enum JobError {
         /// How often.
         times: u32,
     },
+    /// A checkpoint cannot be written or read.
+    #[error("checkpoint {name}: {message}")]
+    Checkpoint {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The executor itself failed.
     #[error("the executor failed: {message}")]
     Executor {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::data::Data;
 use crate::lineage::Dependency;
-use crate::rdd::Rdd;
+use crate::rdd::{Rdd, batch_of};
 use crate::task::TaskError;
 
 impl<T: Data> Rdd<T> {
@@ -25,8 +25,16 @@ impl<T: Data> Rdd<T> {
     ) -> Rdd<U> {
         let parent = self.clone();
         self.narrow("flatMap", None, move |p, task, sink| {
+            let room = batch_of::<U>();
             parent.partition(p, task, &mut |batch| {
-                sink(batch.into_iter().flat_map(&f).collect())
+                let mut out = Vec::with_capacity(room);
+                for made in batch.into_iter().flat_map(&f) {
+                    out.push(made);
+                    if out.len() == room {
+                        sink(std::mem::replace(&mut out, Vec::with_capacity(room)))?;
+                    }
+                }
+                sink(out)
             })
         })
     }

@@ -6,7 +6,8 @@ use rustc_hash::FxHashMap;
 
 use crate::combine::Combiner;
 use crate::data::{Data, Key};
-use crate::lineage::{Dependency, Shuffle};
+use crate::lineage::{Dependency, MapWork, Shuffle};
+use crate::map_side::{MapSide, Pairs, pieces};
 use crate::partitioner::Parts;
 use crate::rdd::{BATCH, Rdd};
 use crate::task::{Halt, Output, TaskContext};
@@ -225,31 +226,13 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
             return self.within(operator, create, add, merge);
         }
         let merge: Arc<Merge<C>> = Arc::new(merge);
-        let (parent, to) = (self.clone(), parts.clone());
-        let map_merge = merge.clone();
+        let (parent, to, map_merge) = (self.clone(), parts.clone(), merge.clone());
         let map = move |p: usize, task: &TaskContext<'_>| {
-            map_combine(&parent, p, task, &to, &create, &add, &*map_merge)
+            let mut side = MapSide::new(task, &to, &*map_merge);
+            parent.partition(p, task, &mut |batch| side.add_all(batch, &create, &add))?;
+            side.finish()
         };
-        let shuffle =
-            self.context
-                .shuffle(self.lineage.clone(), parts.0.partitions(), Box::new(map));
-        let dependencies = vec![Dependency::Wide(shuffle.clone())];
-        let (count, id) = (parts.0.partitions(), Some(parts.0.id()));
-        self.context
-            .rdd(operator, count, dependencies, id, move |p, task, sink| {
-                let blocks = (0..shuffle.maps())
-                    .map(|map| fetch::<(K, C)>(&shuffle, map, p, task))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let expected = blocks.iter().map(|block| block.len()).max().unwrap_or(0);
-                let mut combiner = Combiner::new(task, expected, &*merge);
-                for block in blocks {
-                    task.took(block.len())?;
-                    each(block, |(key, value)| {
-                        combiner.add(key, value, &|c| c, &*merge)
-                    })?;
-                }
-                combiner.finish(sink)
-            })
+        self.combined(operator, parts, Box::new(map), merge)
     }
 
     /// Combines where the keys of each partition are together already.
@@ -271,7 +254,7 @@ impl<K: Key, V: Data> Rdd<(K, V)> {
                         .into_iter()
                         .try_for_each(|(key, value)| combiner.add(key, value, &create, &add))
                 })?;
-                combiner.finish(sink)
+                combiner.flush(sink)
             },
         )
     }
@@ -334,62 +317,85 @@ where
 }
 
 impl<T: Data> Rdd<T> {
+    /// `flat_map` and `reduce_by_key` in one, without a copy of every key: `pairs` of an element adds its pairs, and
+    /// a key is copied only when its task has not met it yet.
+    ///
+    /// ```
+    /// # let context = rdd::Context::local(2)?;
+    /// let lines = context.parallelize(["to be or", "not to be"].map(str::to_owned), 2);
+    /// let counts = lines.reduce_pairs_by_key(
+    ///     2,
+    ///     |line, pairs| line.split(' ').for_each(|word| pairs.add(word, 1u64)),
+    ///     |a, b| a + b,
+    /// );
+    /// assert_eq!(counts.collect_as_map()?["be"], 2);
+    /// # let _: rdd::Rdd<(String, u64)> = counts;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn reduce_pairs_by_key<K: Key, V: Data>(
+        &self,
+        parts: impl Into<Parts<K>>,
+        pairs: impl Fn(&T, &mut Pairs<'_, '_, K, V>) + Send + Sync + 'static,
+        f: impl Fn(V, V) -> V + Send + Sync + 'static,
+    ) -> Rdd<(K, V)> {
+        let parts = parts.into();
+        let merge: Arc<Merge<V>> = Arc::new(move |a: &mut V, b| *a = f(a.clone(), b));
+        let (parent, to, map_merge) = (self.clone(), parts.clone(), merge.clone());
+        let map = move |p: usize, task: &TaskContext<'_>| {
+            let mut side = MapSide::new(task, &to, &*map_merge);
+            parent.partition_ref(p, task, &mut |batch| {
+                let mut into = Pairs::new(&mut side, &*map_merge);
+                batch.iter().for_each(|value| pairs(value, &mut into));
+                into.finish()
+            })?;
+            side.finish()
+        };
+        self.combined("reducePairsByKey", &parts, Box::new(map), merge)
+    }
+
+    /// What a shuffle hands over in pieces, combined.
+    fn combined<K: Key, C: Data>(
+        &self,
+        operator: &'static str,
+        parts: &Parts<K>,
+        map: MapWork,
+        merge: Arc<Merge<C>>,
+    ) -> Rdd<(K, C)> {
+        let (count, id) = (parts.0.partitions(), Some(parts.0.id()));
+        let shuffle = self.context.shuffle(self.lineage.clone(), count, map);
+        let dependencies = vec![Dependency::Wide(shuffle.clone())];
+        self.context
+            .rdd(operator, count, dependencies, id, move |p, task, sink| {
+                let mut blocks = (0..shuffle.maps())
+                    .map(|map| fetch::<Vec<(K, C)>>(&shuffle, map, p, task))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let mut combiner: Option<Combiner<'_, K, C>> = None;
+                for piece in 0..pieces(count) {
+                    let lengths = blocks
+                        .iter()
+                        .filter_map(|block| block.get(piece))
+                        .map(Vec::len);
+                    let (total, expected) =
+                        lengths.fold((0, 0), |(sum, max), length| (sum + length, length.max(max)));
+                    let combiner =
+                        combiner.get_or_insert_with(|| Combiner::new(task, expected, &*merge));
+                    for block in &mut blocks {
+                        take_piece(block, piece, |pair| {
+                            combiner.add(pair.0, pair.1, &|c| c, &*merge)
+                        })?;
+                    }
+                    task.took(total)?;
+                    combiner.flush(&mut *sink)?;
+                }
+                Ok(())
+            })
+    }
+
     /// States how elements are spread. Only for a dataset nobody else has seen.
     fn set_partitioner<K>(&mut self, parts: &Parts<K>) {
         let lineage = Arc::get_mut(&mut self.lineage).expect("a new dataset is not shared");
         lineage.partitioner = Some(parts.0.id());
     }
-}
-
-/// The map side: combines while that pays, then only spreads.
-fn map_combine<K: Key, V: Data, C: Data>(
-    parent: &Rdd<(K, V)>,
-    partition: usize,
-    task: &TaskContext<'_>,
-    parts: &Parts<K>,
-    create: &dyn Fn(V) -> C,
-    add: &dyn Fn(&mut C, V),
-    merge: &dyn Fn(&mut C, C),
-) -> Result<Vec<Output>, Halt> {
-    let mut buckets: Vec<Vec<(K, C)>> = vec![Vec::new(); parts.0.partitions()];
-    let mut combiner = Some(Combiner::new(task, 0, merge));
-    let mut records = 0;
-    parent.partition(partition, task, &mut |batch| {
-        records += batch.len();
-        let Some(table) = &mut combiner else {
-            for (key, value) in batch {
-                buckets[parts.0.partition(&key)].push((key, create(value)));
-            }
-            return Ok(());
-        };
-        batch
-            .into_iter()
-            .try_for_each(|(key, value)| table.add(key, value, create, add))?;
-        // Nearly every record is its own key: the table costs more than it saves.
-        if records >= COMBINE_TRIAL && table.keys() > records / 2 {
-            return combiner
-                .take()
-                .map_or(Ok(()), |table| spread(table, parts, &mut buckets));
-        }
-        Ok(())
-    })?;
-    if let Some(table) = combiner {
-        spread(table, parts, &mut buckets)?;
-    }
-    Ok(buckets.into_iter().map(Output::of).collect())
-}
-
-fn spread<K: Key, C: Data>(
-    table: Combiner<'_, K, C>,
-    parts: &Parts<K>,
-    buckets: &mut [Vec<(K, C)>],
-) -> Result<(), Halt> {
-    table.finish(&mut |batch| {
-        for pair in batch {
-            buckets[parts.0.partition(&pair.0)].push(pair);
-        }
-        Ok(())
-    })
 }
 
 pub(crate) fn fetch<T: Data>(
@@ -411,19 +417,30 @@ pub(crate) fn fetch<T: Data>(
     })
 }
 
-/// The values themselves where nobody else holds them, else copies, one at a time: a block may be read again by
-/// another attempt.
-pub(crate) fn each<T: Data, E>(
-    block: Arc<Vec<T>>,
+/// One piece of a block: the values themselves where nobody else holds them, else copies, one at a time, since a block
+/// may be read again by another attempt.
+fn take_piece<T: Data, E>(
+    block: &mut Arc<Vec<Vec<T>>>,
+    piece: usize,
     f: impl FnMut(T) -> Result<(), E>,
 ) -> Result<(), E> {
-    match Arc::try_unwrap(block) {
-        Ok(own) => own.into_iter().try_for_each(f),
-        Err(shared) => shared.iter().cloned().try_for_each(f),
+    match Arc::get_mut(block) {
+        Some(own) => own
+            .get_mut(piece)
+            .map(std::mem::take)
+            .into_iter()
+            .flatten()
+            .try_for_each(f),
+        None => block
+            .get(piece)
+            .into_iter()
+            .flatten()
+            .cloned()
+            .try_for_each(f),
     }
 }
 
-/// As [`each`], all together.
+/// The values themselves where nobody else holds them, else copies: a block may be read again by another attempt.
 pub(crate) fn owned<T: Data>(block: Arc<Vec<T>>) -> Vec<T> {
     Arc::try_unwrap(block).unwrap_or_else(|shared| shared.to_vec())
 }
@@ -469,5 +486,3 @@ impl<K: Key> JoinTable<K> {
 }
 
 const NONE: u32 = u32::MAX;
-/// Records after which the map side knows whether combining pays.
-const COMBINE_TRIAL: usize = 32 * 1024;

@@ -7,6 +7,7 @@ use twox_hash::XxHash3_64;
 
 use crate::block::encode;
 use crate::data::{Data, Key, key_hash};
+use crate::map_side::scaled;
 
 /// Spreads keys over partitions. Two partitioners with equal ids must agree on every key: datasets that share one
 /// are joined without a shuffle.
@@ -39,6 +40,12 @@ pub struct Parts<K>(pub(crate) Arc<dyn Partitioner<K>>);
 impl<K> std::fmt::Debug for Parts<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.id().fmt(f)
+    }
+}
+
+impl<K> Parts<K> {
+    pub(crate) fn id(&self) -> PartitionerId {
+        self.0.id()
     }
 }
 
@@ -78,8 +85,7 @@ impl<K: Key> Partitioner<K> for HashPartitioner {
     }
 
     fn partition(&self, key: &K) -> usize {
-        let scaled = (u128::from(key_hash(key)) * self.partitions as u128) >> 64;
-        usize::try_from(scaled).expect("less than the number of partitions")
+        scaled(key_hash(key), self.partitions)
     }
 
     fn id(&self) -> PartitionerId {

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::block::Block;
 use crate::context::Runner;
 use crate::data::{RddId, ShuffleId};
-use crate::executor::{Faults, RunCounts};
+use crate::executor::{Faults, NotDeterministic, RunCounts};
 use crate::job::{Job, JobError};
 use crate::scheduler::{Action, AttemptId, Event, Limits, Scheduler, WorkerId};
 use wire::{FromWorker, Place, ToWorker};
@@ -57,6 +57,7 @@ impl Default for ProcessOptions {
 pub struct Processes {
     options: ProcessOptions,
     counts: Mutex<RunCounts>,
+    differed: Mutex<Vec<NotDeterministic>>,
     folder: tempfile::TempDir,
 }
 
@@ -71,6 +72,7 @@ impl Processes {
         Ok(Self {
             options,
             counts: Mutex::default(),
+            differed: Mutex::default(),
             folder,
         })
     }
@@ -78,6 +80,14 @@ impl Processes {
     /// What was done so far.
     pub fn counts(&self) -> RunCounts {
         *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Outputs that were others when they were computed again; what was made from the first was made again, too.
+    pub fn not_deterministic(&self) -> Vec<NotDeterministic> {
+        self.differed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn count(&self, change: impl FnOnce(&mut RunCounts)) {
@@ -355,8 +365,17 @@ impl Driver<'_> {
                         .insert(attempt, result.take().expect("only what is done is used")),
                 ),
             },
-            Action::NotDeterministic { .. } => {
+            Action::NotDeterministic { stage, partition } => {
                 self.executor.count(|counts| counts.not_deterministic += 1);
+                let mut differed = self
+                    .executor
+                    .differed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                differed.push(NotDeterministic {
+                    operator: self.job.name(stage).to_owned(),
+                    partition,
+                });
             }
             Action::Commit { attempt, .. } => {
                 let bytes = self.results.remove(&attempt).expect("used before");

@@ -16,15 +16,26 @@ pub struct Rdd<T> {
     pub(crate) context: Context,
     pub(crate) lineage: Arc<Lineage>,
     pub(crate) compute: Arc<Compute<T>>,
+    /// Where batches can be lent, and their memory used again.
+    pub(crate) lend: Option<Arc<Lend<T>>>,
 }
 
 /// Receives a partition in batches. Narrow operators call each other through it once per batch, not per element.
 pub(crate) type Sink<'a, T> = &'a mut dyn FnMut(Vec<T>) -> Result<(), Halt>;
 pub(crate) type Compute<T> =
     dyn Fn(usize, &TaskContext<'_>, Sink<'_, T>) -> Result<(), Halt> + Send + Sync;
+/// Receives batches that it may only look at.
+pub(crate) type Reader<'a, T> = &'a mut dyn FnMut(&[T]) -> Result<(), Halt>;
+pub(crate) type Lend<T> =
+    dyn Fn(usize, &TaskContext<'_>, Reader<'_, T>) -> Result<(), Halt> + Send + Sync;
 
 /// Elements in a batch made by a source: large enough to hide the call, small enough for the first-level cache.
 pub(crate) const BATCH: usize = 1024;
+
+/// As [`BATCH`], fewer where they are large: allocators treat what is over 64 KiB as something special.
+pub(crate) fn batch_of<T>() -> usize {
+    (32 * 1024 / size_of::<T>().max(1)).clamp(16, BATCH)
+}
 
 impl<T> Clone for Rdd<T> {
     fn clone(&self) -> Self {
@@ -32,6 +43,7 @@ impl<T> Clone for Rdd<T> {
             context: self.context.clone(),
             lineage: self.lineage.clone(),
             compute: self.compute.clone(),
+            lend: self.lend.clone(),
         }
     }
 }
@@ -120,11 +132,12 @@ impl<T: Data> Rdd<T> {
         &self,
         partition: usize,
         task: &TaskContext<'_>,
-        sink: &mut dyn FnMut(&[T]) -> Result<(), Halt>,
+        sink: Reader<'_, T>,
     ) -> Result<(), Halt> {
-        match self.kept(partition, task)? {
-            None => (self.compute)(partition, task, &mut |batch| sink(&batch)),
-            Some(values) => values.chunks(BATCH).try_for_each(|batch| {
+        match (self.kept(partition, task)?, &self.lend) {
+            (None, Some(lend)) => lend(partition, task, sink),
+            (None, None) => (self.compute)(partition, task, &mut |batch| sink(&batch)),
+            (Some(values), _) => values.chunks(BATCH).try_for_each(|batch| {
                 task.took(batch.len())?;
                 sink(batch)
             }),

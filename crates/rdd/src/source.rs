@@ -1,12 +1,13 @@
 //! Text files as datasets.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::context::Context;
 use crate::data::Data;
-use crate::rdd::{BATCH, Rdd};
+use crate::rdd::{BATCH, Rdd, Reader, Sink};
 use crate::task::{Halt, TaskContext, TaskError};
 
 impl Context {
@@ -19,7 +20,7 @@ impl Context {
     ///
     /// When `partitions` is 0.
     pub fn text_file(&self, path: impl AsRef<Path>, partitions: usize) -> Rdd<String> {
-        self.text_lines(path, partitions, str::to_owned)
+        self.lines(Arc::new(path.as_ref().to_owned()), partitions)
     }
 
     /// As [`Self::text_file`], with `f` of each line: no line is copied unless `f` does.
@@ -40,38 +41,119 @@ impl Context {
             partitions,
             vec![],
             None,
-            move |p, task, sink| split(&path, p as u64, partitions as u64, task, &f, sink),
+            move |p, task, sink| split(&path, (p, partitions), task, &f, sink),
         )
+    }
+
+    pub(crate) fn lines(&self, bytes: Arc<dyn Bytes>, partitions: usize) -> Rdd<String> {
+        assert!(partitions > 0, "a dataset has at least one partition");
+        let lent = bytes.clone();
+        let mut lines = self.rdd(
+            "textFile",
+            partitions,
+            vec![],
+            None,
+            move |p, task, sink| split(&*bytes, (p, partitions), task, &str::to_owned, sink),
+        );
+        lines.lend = Some(Arc::new(move |p, task, reader| {
+            lend(&*lent, (p, partitions), task, reader)
+        }));
+        lines
     }
 }
 
-fn split<T: Data>(
-    path: &PathBuf,
-    p: u64,
-    of: u64,
+/// Bytes that lines are read from.
+pub(crate) trait Bytes: Send + Sync {
+    /// What errors call it.
+    fn path(&self) -> PathBuf;
+    /// How many there are.
+    fn length(&self) -> io::Result<u64>;
+    /// Those from `at` on.
+    fn open(&self, at: u64) -> io::Result<Box<dyn Read>>;
+}
+
+impl Bytes for PathBuf {
+    fn path(&self) -> PathBuf {
+        self.clone()
+    }
+
+    fn length(&self) -> io::Result<u64> {
+        Ok(std::fs::metadata(self)?.len())
+    }
+
+    fn open(&self, at: u64) -> io::Result<Box<dyn Read>> {
+        let mut file = File::open(self)?;
+        file.seek(SeekFrom::Start(at))?;
+        Ok(Box::new(file))
+    }
+}
+
+/// The split `p` of `of`.
+pub(crate) fn split<T: Data>(
+    bytes: &dyn Bytes,
+    (p, of): (usize, usize),
     task: &TaskContext<'_>,
     f: &dyn Fn(&str) -> T,
-    sink: crate::rdd::Sink<'_, T>,
+    sink: Sink<'_, T>,
+) -> Result<(), Halt> {
+    let mut batch = Vec::with_capacity(BATCH);
+    each_line(bytes, (p as u64, of as u64), |line| {
+        batch.push(f(line));
+        if batch.len() == BATCH {
+            task.took(BATCH)?;
+            sink(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
+        }
+        Ok(())
+    })?;
+    task.took(batch.len())?;
+    sink(batch)
+}
+
+/// As [`split`] for readers that only look: the memory of a batch's lines is used for the next.
+pub(crate) fn lend(
+    bytes: &dyn Bytes,
+    (p, of): (usize, usize),
+    task: &TaskContext<'_>,
+    reader: Reader<'_, String>,
+) -> Result<(), Halt> {
+    let (mut lines, mut filled) = (vec![String::new(); LENT], 0);
+    each_line(bytes, (p as u64, of as u64), |line| {
+        lines[filled].clear();
+        lines[filled].push_str(line);
+        filled += 1;
+        if filled == LENT {
+            filled = 0;
+            task.took(LENT)?;
+            reader(&lines)?;
+        }
+        Ok(())
+    })?;
+    task.took(filled)?;
+    reader(&lines[..filled])
+}
+
+fn each_line(
+    bytes: &dyn Bytes,
+    (p, of): (u64, u64),
+    mut f: impl FnMut(&str) -> Result<(), Halt>,
 ) -> Result<(), Halt> {
     let failed = |source: io::Error| TaskError::Source {
-        path: path.clone(),
+        path: bytes.path(),
         source,
     };
-    let mut file = File::open(path).map_err(failed)?;
-    let length = file.metadata().map_err(failed)?.len();
+    let length = bytes.length().map_err(failed)?;
     let bound = |i: u64| {
         u64::try_from(u128::from(length) * u128::from(i) / u128::from(of)).unwrap_or(length)
     };
     let (mut at, end) = (bound(p), bound(p + 1));
     // The byte before tells whether a line begins here.
-    file.seek(SeekFrom::Start(at.saturating_sub(1)))
-        .map_err(failed)?;
-    let mut reader = BufReader::with_capacity(READ_BYTES, file);
+    let from = bytes.open(at.saturating_sub(1)).map_err(failed)?;
+    let mut reader = BufReader::with_capacity(READ_BYTES, from);
     if at > 0 {
         at -= 1;
         at += reader.skip_until(b'\n').map_err(failed)? as u64;
     }
-    let (mut line, mut batch) = (Vec::new(), Vec::with_capacity(BATCH));
+    let mut line = Vec::new();
     while at < end {
         line.clear();
         let read = reader.read_until(b'\n', &mut line).map_err(failed)?;
@@ -85,18 +167,15 @@ fn split<T: Data>(
         };
         let text =
             std::str::from_utf8(&line[..line.len() - ending]).map_err(|_| TaskError::NotUtf8 {
-                path: path.clone(),
+                path: bytes.path(),
                 offset: at,
             })?;
-        batch.push(f(text));
+        f(text)?;
         at += read as u64;
-        if batch.len() == BATCH {
-            task.took(BATCH)?;
-            sink(std::mem::replace(&mut batch, Vec::with_capacity(BATCH)))?;
-        }
     }
-    task.took(batch.len())?;
-    sink(batch)
+    Ok(())
 }
 
+/// Lines lent together: they stay in the second-level cache.
+const LENT: usize = 256;
 const READ_BYTES: usize = 256 * 1024;

@@ -131,6 +131,18 @@ impl Output {
         }
     }
 
+    /// Values in pieces, which a reader gets as a `Vec<Vec<T>>`.
+    pub(crate) fn pieces<T: Data>(pieces: Vec<Vec<T>>) -> Self {
+        let bytes_shallow = pieces
+            .iter()
+            .map(|piece| size_of_val(piece.as_slice()))
+            .sum();
+        Self {
+            bytes_shallow,
+            ..Self::of(pieces)
+        }
+    }
+
     /// As a block of values.
     pub fn block(&self) -> Block {
         Block::Values(self.values.clone())
@@ -197,6 +209,14 @@ pub enum TaskError {
     /// A shuffle block is gone or damaged.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// A part of a checkpoint cannot be written or read.
+    #[error("cannot write or read {name}")]
+    Storage {
+        /// The part.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A table was over its budget and could not be written out.
     #[error("cannot spill to {}", path.display())]
     Spill {

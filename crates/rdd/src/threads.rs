@@ -12,7 +12,7 @@ use crate::block::Block;
 use crate::context::{Context, Runner};
 use crate::counter::Counts;
 use crate::data::{RddId, ShuffleId};
-use crate::executor::{Faults, RunCounts, with_source};
+use crate::executor::{Faults, NotDeterministic, RunCounts, digest_of, with_source};
 use crate::job::{Job, JobError};
 use crate::scheduler::{Action, AttemptId, Event, Limits, Scheduler, StageId, WorkerId};
 use crate::store::{BlockStore, Kept};
@@ -29,6 +29,8 @@ pub struct ThreadOptions {
     pub table_bytes: usize,
     /// Where temporary files go; the system's folder for them when none is given.
     pub folder: Option<PathBuf>,
+    /// Whether outputs are compared when they are computed again: costs encoding all of them.
+    pub check_determinism: bool,
     /// When to give up, when to start backups.
     pub limits: Limits,
     /// Breaks ties between workers.
@@ -45,6 +47,7 @@ impl Default for ThreadOptions {
             memory_bytes: 1 << 30,
             table_bytes: 256 << 20,
             folder: None,
+            check_determinism: false,
             limits: Limits::default(),
             seed: 0,
             faults: Faults::default(),
@@ -59,6 +62,7 @@ pub struct Threads {
     // Before the folder: its files go first.
     shared: Shared,
     counts: Mutex<RunCounts>,
+    differed: Mutex<Vec<NotDeterministic>>,
     last_worker: AtomicU64,
     folder: tempfile::TempDir,
 }
@@ -118,6 +122,7 @@ impl Threads {
             options,
             shared,
             counts: Mutex::default(),
+            differed: Mutex::default(),
             last_worker,
             folder,
         })
@@ -136,6 +141,14 @@ impl Threads {
     /// Where temporary files are.
     pub fn folder(&self) -> &std::path::Path {
         self.folder.path()
+    }
+
+    /// Outputs that were others when they were computed again; what was made from the first was made again, too.
+    pub fn not_deterministic(&self) -> Vec<NotDeterministic> {
+        self.differed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn count(&self, change: impl FnOnce(&mut RunCounts)) {
@@ -201,6 +214,7 @@ struct Report {
     attempt: AttemptId,
     result: Result<(Vec<Kept>, Counts), TaskError>,
     records: u64,
+    digest: Option<u64>,
 }
 
 struct Driver<'a> {
@@ -309,6 +323,7 @@ impl<'a> Driver<'a> {
             attempt,
             result,
             records,
+            digest,
         } = report;
         self.running.remove(&attempt);
         match result {
@@ -316,7 +331,7 @@ impl<'a> Driver<'a> {
                 Event::Done {
                     attempt,
                     records,
-                    digest: None,
+                    digest,
                 },
                 &mut Some(done),
             ),
@@ -424,8 +439,17 @@ impl<'a> Driver<'a> {
                 }
                 self.publish(stage, partition, attempt, worker, Arc::new(blocks));
             }
-            Action::NotDeterministic { .. } => {
+            Action::NotDeterministic { stage, partition } => {
                 self.executor.count(|counts| counts.not_deterministic += 1);
+                let mut differed = self
+                    .executor
+                    .differed
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                differed.push(NotDeterministic {
+                    operator: self.job.name(stage).to_owned(),
+                    partition,
+                });
             }
             Action::Commit { attempt, .. } => match self.results[&attempt][0].block() {
                 Some(block) => self.committed.push(block),
@@ -481,12 +505,16 @@ impl Worker<'_> {
                 signals: &task.signals,
                 last: Mutex::new(Instant::now()),
             };
+            let mut digest = None;
             let result = if task.signals.cancelled.load(Ordering::Relaxed) {
                 Err(TaskError::Cancelled)
             } else {
                 self.job
                     .run_task(task.stage, task.partition, &env)
                     .and_then(|(outputs, counts)| {
+                        if self.threads.options.check_determinism {
+                            digest = Some(digest_of(&outputs));
+                        }
                         let store = &self.threads.shared.store;
                         let kept = outputs
                             .into_iter()
@@ -508,6 +536,7 @@ impl Worker<'_> {
                 attempt: task.attempt,
                 result,
                 records,
+                digest,
             });
         }
     }

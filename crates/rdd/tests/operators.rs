@@ -359,3 +359,175 @@ proptest! {
         prop_assert_eq!(sorted(lazy.collect().expect("runs")), sorted(eager));
     }
 }
+
+#[test]
+fn pairs_by_borrowed_keys_are_the_ones_of_owned_keys() {
+    use std::io::Write;
+
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    for n in 0..3000u64 {
+        writeln!(file, "w{} w{} w{n}", n % 7, n % 300).expect("written");
+    }
+    let context = context();
+    let lines = context.text_file(file.path(), 3);
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let owned = lines.flat_map(move |line| words(&line).into_iter().map(|word| (word, 1u64)));
+    let owned = owned.reduce_by_key(2, |a, b| a + b);
+    let pairs = |line: &String, pairs: &mut rdd::Pairs<'_, '_, String, u64>| {
+        line.split(' ').for_each(|word| pairs.add(word, 1));
+    };
+    let lent = lines.reduce_pairs_by_key(2, pairs, |a, b| a + b);
+    let kept = lines
+        .clone()
+        .cache()
+        .reduce_pairs_by_key(2, pairs, |a, b| a + b);
+    let expected = sorted(owned.collect().expect("runs"));
+    assert_eq!(sorted(lent.collect().expect("runs")), expected);
+    assert_eq!(sorted(kept.collect().expect("runs")), expected);
+    assert_eq!(lent.lineage().partitioner(), owned.lineage().partitioner());
+}
+
+#[test]
+fn a_heavy_key_among_many_single_ones_moves_once_for_each_task() {
+    let context = context();
+    let moved = context.accumulator();
+    let count = moved.clone();
+    // Most keys are met once, so that tables do not pay; every third record has key 0.
+    let pairs = context.generate(2, |p| {
+        (0..200_000u64).map(move |n| (if n % 3 == 0 { 0 } else { n * 2 + p as u64 }, 1u64))
+    });
+    let sums = pairs.combine_by_key(
+        2,
+        |one| one,
+        |sum, one| *sum += one,
+        move |sum, other| {
+            count.add(1);
+            *sum += other;
+        },
+    );
+    assert_eq!(sums.lookup(0).expect("runs"), [2 * 66_667]);
+    // Twice what each of two map tasks handed over: before its trial ended, and after.
+    assert!(moved.value() <= 4, "{} partial sums", moved.value());
+}
+
+#[test]
+fn a_skewed_join_pairs_the_same_and_spreads_the_heavy_key() {
+    let context = context();
+    let left = context.parallelize((0..4000u64).map(|n| (if n % 2 == 0 { 7 } else { n }, n)), 5);
+    let right = context.parallelize((0..4000u64).filter(|n| n % 3 > 0).map(|n| (n, n * n)), 3);
+    let (plain, cut) = (
+        left.join(&right, 8),
+        left.skew_join(&right, 8).expect("runs"),
+    );
+    assert_eq!(
+        sorted(cut.collect().expect("runs")),
+        sorted(plain.collect().expect("runs"))
+    );
+    let largest = |pairs: &Rdd<(u64, (u64, u64))>| {
+        let sizes = pairs.glom().map(|all| all.len()).collect();
+        sizes.expect("runs").into_iter().max()
+    };
+    let (plain, cut) = (largest(&plain).expect("some"), largest(&cut).expect("some"));
+    assert!(plain >= 2000 && cut < 1000, "{plain} and {cut}");
+    // A tenth of the share may be missing in the count.
+    let heavy = left.heavy_keys(0.4).expect("runs");
+    assert!(matches!(heavy[..], [(7, 1840..=2000)]), "{heavy:?}");
+    assert_eq!(left.heavy_keys(0.6).expect("runs"), []);
+}
+
+#[test]
+fn numbers_are_summed_spread_and_counted() {
+    let context = context();
+    let numbers = context.parallelize((1..=100u32).map(f64::from), 7);
+    let stats = numbers.stats().expect("runs");
+    assert_eq!((stats.count, stats.min, stats.max), (100, 1.0, 100.0));
+    assert!((stats.mean - 50.5).abs() < 1e-9 && (stats.sum() - 5050.0).abs() < 1e-6);
+    assert!((numbers.variance().expect("runs") - 833.25).abs() < 1e-6);
+    assert!((stats.sample_variance() - 841.666_666).abs() < 1e-3);
+    assert_eq!(numbers.sum(), Ok(5050.0));
+    assert_eq!(
+        numbers.histogram(&[1.0, 51.0, 100.0]).expect("runs"),
+        [50, 50]
+    );
+    let none = numbers.filter(|_| false);
+    assert_eq!((none.mean(), none.sum()), (Ok(0.0), Ok(0.0)));
+    for n in [10u64, 3000, 200_000] {
+        let distinct = context.generate(3, move |p| (0..n).map(move |i| (i * 31 + p as u64) % n));
+        let about = distinct.count_approx_distinct().expect("runs");
+        assert!(about.abs_diff(n) * 100 <= n * 6, "{about} for {n}");
+    }
+}
+
+#[test]
+fn samples_trees_and_iterators_see_every_element() {
+    let numbers = context().parallelize(0..1000u64, 9);
+    for depth in 1..4 {
+        assert_eq!(
+            numbers.tree_reduce(depth, |a, b| a + b),
+            Ok(Some(499_500)),
+            "{depth}"
+        );
+        let count = numbers.tree_aggregate(0u64, depth, |n, _| *n += 1, |a, b| *a += b);
+        assert_eq!(count, Ok(1000));
+    }
+    assert_eq!(numbers.filter(|_| false).tree_reduce(2, |a, _| a), Ok(None));
+    let taken = sorted(numbers.take_sample(50, 3).expect("runs"));
+    assert_eq!(taken.len(), 50);
+    assert!(taken.windows(2).all(|pair| pair[0] < pair[1]));
+    assert!(
+        taken[0] < 200 && taken[49] > 800,
+        "from everywhere: {taken:?}"
+    );
+    assert_eq!(numbers.take_sample(5000, 3).expect("runs").len(), 1000);
+    let all: Result<Vec<u64>, _> = numbers.to_local_iterator().collect();
+    assert_eq!(all, Ok((0..1000).collect()));
+    let pairs = numbers.map(|n| (n % 2, n));
+    assert_eq!(
+        pairs
+            .sample_by_key(|k| *k as f64, 5)
+            .keys()
+            .distinct(1)
+            .collect(),
+        Ok(vec![1])
+    );
+    let most = pairs.fold_by_key(0, 2, u64::max);
+    assert_eq!(sorted(most.collect().expect("runs")), [(0, 998), (1, 999)]);
+}
+
+#[test]
+fn lines_are_saved_once_and_read_again() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let into = folder.path().join("lines");
+    let numbers = context().parallelize(0..10u64, 3);
+    numbers.save_as_text_file(&into).expect("written");
+    let mut names: Vec<_> = std::fs::read_dir(&into)
+        .expect("made")
+        .map(|entry| entry.expect("readable").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["_SUCCESS", "part-00000", "part-00001", "part-00002"]
+    );
+    let second = std::fs::read_to_string(into.join("part-00001")).expect("text");
+    assert_eq!(second, "3\n4\n5\n");
+    let error = numbers.save_as_text_file(&into).expect_err("exists");
+    assert!(error.to_string().contains("exists"), "{error}");
+}
+
+#[test]
+fn the_picture_has_a_box_for_each_dataset_and_dashes_for_shuffles() {
+    let words = context()
+        .parallelize([(1u8, 1u8)], 2)
+        .set_name("a<b")
+        .cache();
+    let svg = words
+        .reduce_by_key(3, |a, b| a + b)
+        .join(&words, 3)
+        .lineage()
+        .to_svg();
+    assert_eq!(svg.matches("<rect").count(), 4);
+    assert_eq!(svg.matches("stroke-dasharray").count(), 2);
+    assert_eq!(svg.matches("lightgrey").count(), 1);
+    assert!(svg.contains("a&lt;b"));
+}

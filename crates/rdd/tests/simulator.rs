@@ -549,6 +549,41 @@ fn a_straggler_among_ten_workers_costs_less_than_a_third() {
     }
 }
 
+#[test]
+fn a_lost_partition_costs_its_share_of_its_ancestry() {
+    const PARTS: usize = 8;
+    const TASK: u64 = 110;
+    // Eight partitions, eight workers, and a shuffle in every round, so that a worker holds an eighth of each round.
+    let rounds = |k: usize| {
+        move |context: &Context| {
+            let start = context.parallelize((0..320u64).map(|n| (n, n)), PARTS);
+            (0..k).fold(start, |pairs, _| {
+                pairs
+                    .map(|(key, v)| ((key * 7 + v) % 320, v + 1))
+                    .reduce_by_key(PARTS, |a, b| a.max(b))
+            })
+        }
+    };
+    let script = |faults| Script {
+        faults,
+        more_workers: 5,
+        ..Script::default()
+    };
+    for k in 1..10 {
+        let (plain, even) = simulate(script(vec![]), rounds(k));
+        for worker in 0..8 {
+            // When the first result is there: no output of any round is needed less than before.
+            let at = (k * PARTS) as u64;
+            let (same, lost) = simulate(script(vec![(at, Fault::Kill(worker))]), rounds(k));
+            assert_eq!(same, plain);
+            // The ancestry is k rounds and the result of eight tasks each: an eighth of that work, and a fifth more.
+            let share = (k as u64 + 1) * TASK;
+            let extra = lost.ended_at - even.ended_at;
+            assert!(extra * 5 <= share * 6, "round {k}: {extra} for {share}");
+        }
+    }
+}
+
 /// `RDD_LINEAGES` says how many; by hand 100,000.
 #[test]
 fn random_lineages_with_random_faults_give_the_eager_result() {

@@ -204,3 +204,97 @@ fn a_table_over_its_budget_with_nowhere_to_spill_is_an_error() {
         "{error:?}"
     );
 }
+
+#[test]
+fn an_operator_that_is_not_deterministic_is_named_and_its_consumers_are_made_again() {
+    let run = |lose_worker_at| {
+        let options = ThreadOptions {
+            check_determinism: true,
+            workers: 1,
+            faults: Faults {
+                lose_worker_at,
+                ..Faults::default()
+            },
+            ..ThreadOptions::default()
+        };
+        let threads = Arc::new(Threads::new(options).expect("a folder"));
+        let context = Context::new(threads.clone(), 1);
+        let turn = Arc::new(AtomicU64::new(0));
+        // Each time another number, which both reduces are given.
+        let drawn = context
+            .parallelize([0u64, 1], 1)
+            .map(move |key| (key, turn.fetch_add(1, Ordering::Relaxed) / 2))
+            .set_name("draw");
+        let mut sums = drawn
+            .reduce_by_key(2, |a, b| a + b)
+            .collect()
+            .expect("a result");
+        sums.sort_unstable();
+        (sums, threads.not_deterministic())
+    };
+    assert_eq!(run(None), (vec![(0, 0), (1, 0)], vec![]));
+    // The one worker dies with the blocks when the first reduce is done: both reduces see the second draw.
+    let (sums, reports) = run(Some(2));
+    assert_eq!(sums[0].1, sums[1].1, "{sums:?}");
+    assert_eq!(reports.len(), 1);
+    assert_eq!(
+        (reports[0].operator.as_str(), reports[0].partition),
+        ("map \"draw\"", 0)
+    );
+}
+
+/// A file system of 64 KiB that goes with its folder; none without root.
+struct TinyDisk(tempfile::TempDir);
+
+impl TinyDisk {
+    fn mounted() -> Option<Self> {
+        let folder = tempfile::tempdir().ok()?;
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "none"])
+            .arg(folder.path())
+            .stderr(std::process::Stdio::null())
+            .status();
+        mounted
+            .is_ok_and(|status| status.success())
+            .then_some(Self(folder))
+    }
+}
+
+impl Drop for TinyDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount")
+            .arg(self.0.path())
+            .status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_of_the_task_and_leaves_no_files() {
+    let Some(disk) = TinyDisk::mounted() else {
+        eprintln!("skipped: a small file system needs root");
+        return;
+    };
+    // Tables that are too large, blocks that are too large.
+    for (table_bytes, memory_bytes) in [(1000, usize::MAX), (usize::MAX, 1000)] {
+        let options = ThreadOptions {
+            table_bytes,
+            memory_bytes,
+            folder: Some(disk.0.path().into()),
+            ..ThreadOptions::default()
+        };
+        let context = Context::new(Arc::new(Threads::new(options).expect("a folder")), 2);
+        let pairs = context.generate(2, |p| {
+            (0..100_000u64).map(move |n| (n * 2 + p as u64, [n; 4]))
+        });
+        let sums = pairs.reduce_by_key(2, |a, _| a);
+        let error = sums.count().expect_err("a full disk").to_string();
+        assert!(
+            error.contains("cannot spill to") && error.contains("No space left"),
+            "{error}"
+        );
+        assert_eq!(context.parallelize([1], 1).count(), Ok(1));
+        drop((pairs, sums, context));
+        let left = std::fs::read_dir(disk.0.path()).expect("mounted").count();
+        assert_eq!(left, 0, "files are left");
+    }
+}
