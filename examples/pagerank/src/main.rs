@@ -46,10 +46,25 @@ enum Cluster {
     Local,
     /// Processes of this host: this program, started again.
     Processes,
+    /// A cluster of Ballista; says which program that is.
+    Ballista,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if args.cluster == Cluster::Ballista {
+        let kill = if args.kill_worker_at.is_some() {
+            " --kill"
+        } else {
+            ""
+        };
+        eprintln!(
+            "pagerank: Ballista takes a quarter of an hour to build, so it has a program of its own:\n\
+             cargo run --manifest-path crates/rdd-ballista/Cargo.toml --example cluster -- pagerank --size {}{kill}",
+            args.edges
+        );
+        return ExitCode::from(2);
+    }
     // In a process that was started as a worker, this serves tasks and does not return.
     let program = args.clone();
     rdd::serve_if_worker(move |context| {
@@ -87,7 +102,7 @@ fn run(args: &Args) -> Result<()> {
     })?);
     let runner: Arc<dyn Runner> = match args.cluster {
         Cluster::Local => threads.clone(),
-        Cluster::Processes => processes.clone(),
+        Cluster::Processes | Cluster::Ballista => processes.clone(),
     };
     let context = Context::new(runner, 4);
     let ranks = graph::ranks(&graph::generated(&context, args.edges), args.iterations);
