@@ -2,12 +2,25 @@
 
 use std::collections::BTreeMap;
 
-/// A function's configuration space as the bus sees it. Offsets are 0 to 255.
+/// A function's configuration space as the bus sees it. Offsets are 0 to 255, or 4,095 by way of an
+/// [`Ecam`](crate::Ecam).
 pub trait Function {
     /// Reads at `offset`.
     fn read_config(&mut self, offset: u16, data: &mut [u8]);
     /// Writes at `offset`.
     fn write_config(&mut self, offset: u16, data: &[u8]);
+
+    /// Reads the space of a virtual function of this one, which is at `own`; `false` if none is at `wanted`.
+    fn read_virtual(&mut self, own: Bdf, wanted: Bdf, offset: u16, data: &mut [u8]) -> bool {
+        let _ = (own, wanted, offset, data);
+        false
+    }
+
+    /// Writes it likewise.
+    fn write_virtual(&mut self, own: Bdf, wanted: Bdf, offset: u16, data: &[u8]) -> bool {
+        let _ = (own, wanted, offset, data);
+        false
+    }
 }
 
 /// Bus, device and function number.
@@ -95,14 +108,24 @@ impl<F: Function> Bus<F> {
     pub fn read(&mut self, bdf: Bdf, offset: u16, data: &mut [u8]) {
         match self.functions.get_mut(&bdf) {
             Some(function) => function.read_config(offset, data),
-            None => data.fill(0xff),
+            None => {
+                let mut functions = self.functions.iter_mut();
+                if !functions.any(|(&own, function)| function.read_virtual(own, bdf, offset, data))
+                {
+                    data.fill(0xff);
+                }
+            }
         }
     }
 
     /// Writes configuration space; an absent function ignores it.
     pub fn write(&mut self, bdf: Bdf, offset: u16, data: &[u8]) {
-        if let Some(function) = self.functions.get_mut(&bdf) {
-            function.write_config(offset, data);
+        match self.functions.get_mut(&bdf) {
+            Some(function) => function.write_config(offset, data),
+            None => {
+                let mut functions = self.functions.iter_mut();
+                functions.any(|(&own, function)| function.write_virtual(own, bdf, offset, data));
+            }
         }
     }
 }

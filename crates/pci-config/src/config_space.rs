@@ -332,6 +332,12 @@ impl ConfigSpace {
         self.by_device[offset..offset + 4].copy_from_slice(&mask.to_le_bytes());
     }
 
+    /// Leaves nothing of the header for the guest to change but the bits of `mask` at `offset`.
+    pub(crate) fn allow_only(&mut self, offset: usize, mask: u16) {
+        self.writable[..DEVICE_SPECIFIC].fill(0);
+        self.writable[offset..offset + 2].copy_from_slice(&mask.to_le_bytes());
+    }
+
     fn put_u16(&mut self, offset: usize, value: u16) {
         self.bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
     }

@@ -29,6 +29,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("virtqueue_device", fuzz_harness::virtqueue_device),
     ("virtqueue_driver", fuzz_harness::virtqueue_driver),
     ("vtd", fuzz_harness::vtd),
+    ("sriov", fuzz_harness::sriov),
     ("two_stages", fuzz_harness::two_stages),
 ];
 
