@@ -3,7 +3,8 @@
 
 mod graph;
 
-use std::process::ExitCode;
+use std::path::Path;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -46,24 +47,14 @@ enum Cluster {
     Local,
     /// Processes of this host: this program, started again.
     Processes,
-    /// A cluster of Ballista; says which program that is.
+    /// A scheduler and two executors of Ballista, by a program that is built by itself.
     Ballista,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     if args.cluster == Cluster::Ballista {
-        let kill = if args.kill_worker_at.is_some() {
-            " --kill"
-        } else {
-            ""
-        };
-        eprintln!(
-            "pagerank: Ballista takes a quarter of an hour to build, so it has a program of its own:\n\
-             cargo run --manifest-path crates/rdd-ballista/Cargo.toml --example cluster -- pagerank --size {}{kill}",
-            args.edges
-        );
-        return ExitCode::from(2);
+        return on_ballista(&args);
     }
     // In a process that was started as a worker, this serves tasks and does not return.
     let program = args.clone();
@@ -82,6 +73,37 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// Runs the program that has Ballista in it, where it was built.
+fn on_ballista(args: &Args) -> ExitCode {
+    let built = BALLISTA_PROGRAM.map(|folder| {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../crates/rdd-ballista/target")
+            .join(folder)
+    });
+    let Some(program) = built.iter().find(|program| program.exists()) else {
+        eprintln!(
+            "pagerank: Ballista takes a quarter of an hour to build, so that is done by itself:\n\
+             cargo build --manifest-path crates/rdd-ballista/Cargo.toml --example cluster"
+        );
+        return ExitCode::from(2);
+    };
+    let mut command = Command::new(program);
+    command.args(["pagerank", "--size", &args.edges.to_string()]);
+    if args.kill_worker_at.is_some() {
+        command.arg("--kill");
+    }
+    match command.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("pagerank: {}: {error}", program.display());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+const BALLISTA_PROGRAM: [&str; 2] = ["release/examples/cluster", "debug/examples/cluster"];
 
 fn run(args: &Args) -> Result<()> {
     four_pages()?;
